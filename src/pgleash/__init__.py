@@ -1,0 +1,1 @@
+"""The face: what people and bots import and run."""

@@ -1,0 +1,1 @@
+"""The data plane: speaks PostgreSQL, knows no policy, no Vault, no gRPC."""

@@ -1,0 +1,1 @@
+"""The only compiled code: framing, pipeline, masking, journal, relay."""

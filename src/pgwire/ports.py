@@ -1,0 +1,316 @@
+"""What the data plane asks of the world.
+
+Every question that a session has for policy, identity, credentials, approvals or audit stands in this
+file, as a Protocol with one verb, together with the values that travel with it. The data plane imports
+nothing else of the control plane, and the control plane imports nothing of the data plane but this.
+
+Never add here: behaviour, I/O, or a type that only one side uses.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The client's end of the connection: numeric address, port, and whether TLS protects it."""
+
+    address: str
+    port: int
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a client offers to prove who it is.
+
+    ``password`` is the secret the client sent (a JWT or a ticket); it never appears in ``repr``.
+    """
+
+    user: str
+    database: str
+    password: str = field(repr=False)
+    peer: Peer
+    application_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who acts. ``subject`` is the agent, ``acts_for`` the human it acts for, if the token names one.
+
+    ``expires_at`` is Unix time in seconds: the end of the token's validity.
+    """
+
+    subject: str
+    issuer: str = ""
+    groups: frozenset[str] = frozenset()
+    acts_for: str | None = None
+    token_id: str | None = None
+    expires_at: float = float("inf")
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a grant covers: one database, table patterns (``schema.table``, ``*`` allowed) and verbs.
+
+    Verbs: select, insert, update, delete, truncate, ddl.
+    """
+
+    database: str
+    tables: tuple[str, ...] = ("*.*",)
+    verbs: frozenset[str] = frozenset({"select"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Standing permission of one principal on one database, until ``expires_at`` (Unix seconds)."""
+
+    id: str
+    subject: str
+    scope: Scope
+    expires_at: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """How the server leg is protected. ``mode``: disable, require, verify-ca or verify-full."""
+
+    mode: str = "verify-full"
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A borrowed server login. Ends at ``expires_at`` (Unix seconds); ``parameters`` go into the startup message."""
+
+    id: str
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str = field(repr=False)
+    tls: ServerTls
+    expires_at: float = float("inf")
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+class Effect(enum.Enum):
+    """The three answers of a verdict."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One request to run something, as the server would get it.
+
+    ``text`` is the exact SQL (bytes as received, without the terminating NUL). ``protocol`` is ``simple``,
+    ``parse`` (prepare only), ``execute`` or ``function``. ``parameters`` are the raw Bind values (None for NULL) and
+    ``parameter_formats`` their format codes, one each. ``status`` is the transaction status last told: I, T or E.
+    """
+
+    text: bytes
+    protocol: str
+    name: str = ""
+    portal: str = ""
+    parameters: tuple[bytes | None, ...] = ()
+    parameter_formats: tuple[int, ...] = ()
+    status: str = "I"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTerms:
+    """Who may approve and for how long the statement waits, in seconds."""
+
+    approvers: tuple[str, ...] = ()
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The policy's answer to one statement, with its reasons.
+
+    ``masks``: rows of this statement need a mask plan before they may pass. ``cacheable``: the same text under the
+    same policy key gets the same verdict, and running it changes nothing that later verdicts depend on.
+    ``settles``: the judge wants to be told how it ended (it changes the session or the catalog).
+    ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
+    ``facts`` is a short JSON-able summary for audit and approvers.
+    """
+
+    effect: Effect
+    reasons: tuple[str, ...] = ()
+    rule: str = ""
+    policy_version: str = ""
+    masks: bool = False
+    cacheable: bool = False
+    settles: bool = False
+    hold: HoldTerms | None = None
+    sqlstate: str = "42501"
+    message: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    hint: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a row description: name, origin (table OID and attribute number, 0 if none), type, format."""
+
+    name: str
+    table_oid: int
+    attribute: int
+    type_oid: int
+    type_modifier: int = -1
+    format: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRule:
+    """The policy's wish for one output column.
+
+    ``action``: null, fixed, keep_first, keep_last, email or pseudonym. ``argument`` is the fixed text or the number
+    kept. ``label`` names what is protected, for example ``pii.email``.
+    """
+
+    action: str
+    label: str
+    argument: str | int | None = None
+
+
+class SessionPolicy(Protocol):
+    """The policy as it applies to one session; it follows what the session's statements change."""
+
+    @property
+    def key(self) -> int:
+        """Identifies everything cacheable verdicts depend on; a new value empties the session's cached verdicts."""
+        ...
+
+    @property
+    def scrubs(self) -> bool:
+        """Whether error and notice fields that may quote values must be removed for this session."""
+        ...
+
+    async def judge(self, statement: Statement) -> Verdict:
+        """Decide one statement. An exception means deny."""
+        ...
+
+    async def columns(self, statement: Statement, index: int, columns: tuple[Column, ...]) -> tuple[MaskRule | None, ...]:
+        """The mask wish per output column of the ``index``-th result of ``statement`` (0 for the first)."""
+        ...
+
+    def settled(self, statement: Statement, succeeded: bool) -> None:
+        """The server has run a statement whose verdict said ``settles`` (False: it failed or was skipped)."""
+        ...
+
+    def transaction_status(self, status: str) -> None:
+        """ReadyForQuery's status byte, told after each statement that settles."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What the world may know of a session. ``number`` is the journal's 64-bit session number."""
+
+    id: str
+    number: int
+    principal: Principal
+    grant: Grant
+    database: str
+    peer: Peer
+    server_user: str
+    application_name: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's or bot's answer. ``state``: APPROVED, DENIED, EXPIRED or CANCELLED."""
+
+    state: str
+    approver: str = ""
+    comment: str = ""
+
+
+class PendingApproval(Protocol):
+    """One held statement. ``name`` is like ``approvals/ap_1x``; ``expires_at`` Unix seconds."""
+
+    name: str
+    expires_at: float
+
+    async def wait(self) -> Decision:
+        """The decision; EXPIRED when nobody decided in time."""
+        ...
+
+    async def withdraw(self, reason: str) -> None:
+        """The client cancelled, left or was ended: nobody can approve it any more."""
+        ...
+
+
+class Identity(Protocol):
+    async def authenticate(self, proof: Proof) -> Principal:
+        """The principal behind a proof. Raises ``Refused`` (28000, 28P01 or 3D000)."""
+        ...
+
+
+class Grants(Protocol):
+    async def open(self, principal: Principal, database: str) -> Grant:
+        """The active grant for this principal on this database. Raises ``Refused``."""
+        ...
+
+
+class Credentials(Protocol):
+    async def lease(self, grant: Grant, session_id: str) -> Lease:
+        """A server login for this grant. Raises ``Refused`` (08004, 57P03, 53300)."""
+        ...
+
+    async def give_back(self, lease: Lease) -> None:
+        """The session is over. Never raises."""
+        ...
+
+
+class Policy(Protocol):
+    async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionPolicy:
+        """The policy for one session. Raises ``Refused``."""
+        ...
+
+
+class Approvals(Protocol):
+    async def ask(self, session: SessionInfo, statement: Statement, verdict: Verdict) -> PendingApproval:
+        """Put a held statement before the approvers."""
+        ...
+
+
+class Audit(Protocol):
+    def record(self, kind: str, fields: Mapping[str, Any], session: int = 0) -> int:
+        """Append one event to the journal and return its sequence number (the receipt). Raises ``Refused`` 58030."""
+        ...
+
+
+class Sessions(Protocol):
+    async def register(self, session: SessionInfo, end: Callable[[str, str], None]) -> None:
+        """A session begins. ``end(sqlstate, message)`` may be called at any time to end it with a FATAL."""
+        ...
+
+    async def closed(self, session: SessionInfo, reason: str, statements: int) -> None:
+        """A session is over. Never raises."""
+        ...
+
+
+class Refused(Exception):
+    """A port's refusal with what the client may be told and what only the log may know."""
+
+    def __init__(self, sqlstate: str, message: str, *, hint: str = "", private: str = "", detail: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.hint = hint
+        self.private = private
+        self.detail = dict(detail or {})
