@@ -1,0 +1,57 @@
+# The two commands a newcomer needs: `make demo` and `make test`. The rest is for developers.
+# Everything happens in .venv; nothing is installed outside this directory.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+HOT    := $(wildcard src/pgwire/hot/*.pyx src/pgwire/hot/*.pxd)
+PROTOS := $(wildcard protos/pgleash/v1/*.proto)
+
+.PHONY: demo test lint types arch bench fuzz load proto proto-check clean
+
+demo: $(READY)
+	@$(BIN)/python -m pgleash.demo.story
+
+test: $(READY)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+# One stamp for "the environment is there and the extensions are built": rebuilt when their sources or the metadata change.
+$(READY): pyproject.toml setup.py $(HOT)
+	@test -n "$(PYTHON)" || { echo "pgleash needs Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "pgleash needs Python 3.11 or newer; $(PYTHON) is older" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "installing pgleash and its tools into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	@touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check src tests loadtests
+	$(BIN)/ruff format --check --quiet src tests loadtests || echo "note: ruff format would change files"
+
+types: $(READY)
+	$(BIN)/mypy
+
+arch: $(READY)
+	$(BIN)/python -m pytest -q tests/architecture
+
+# CPU per query beside PgBouncer and a direct connection; prints a table and writes loadtests/results.json.
+bench: $(READY)
+	$(BIN)/python loadtests/bench.py $(ARGS)
+
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/pgwire $(ARGS)
+
+# Thirty seconds of agents over PostgreSQL and an approval bot over gRPC, against the demo stack.
+load: $(READY)
+	$(BIN)/python loadtests/load.py $(ARGS)
+
+proto: $(READY)
+	$(BIN)/python protos/generate.py
+
+proto-check: $(READY)
+	$(BIN)/python protos/generate.py --check
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f src/pgwire/hot/*.c src/pgwire/hot/*.html src/pgwire/hot/*.so $(READY)
