@@ -1,0 +1,641 @@
+"""The configuration: one frozen tree of settings, read from one YAML file.
+
+An unknown key is an error, every problem of a file is told at once, and secrets stand in the file by
+reference only (``env:NAME`` or ``file:PATH``), never by value. Relative paths are relative to the file.
+
+Never add here: reading of the policy file, opening of sockets or databases, or a setting that nothing uses.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+__all__ = [
+    "ApiSettings",
+    "AppRole",
+    "AuditSettings",
+    "ConfigurationError",
+    "DatabaseSettings",
+    "IdentitySettings",
+    "IssuerSettings",
+    "ListenSettings",
+    "MintedCredentials",
+    "PolicySettings",
+    "RecordingSettings",
+    "RoleMembers",
+    "RoleSettings",
+    "SecretRef",
+    "ServerSettings",
+    "ServerTlsSettings",
+    "Settings",
+    "StaticCredentials",
+    "StoreSettings",
+    "TlsFiles",
+    "VaultCredentials",
+    "load",
+    "missing",
+    "starter",
+    "starter_policy",
+]
+
+_SECRET_FORM = "write env:NAME (an environment variable) or file:PATH (a file's content)"
+_HIDDEN = "(hidden)"
+# RFC 8725 section 3.1: the algorithms are ours to choose; a shared secret (HS*) or "none" is never among them.
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+
+
+class ConfigurationError(Exception):
+    """A configuration can't be used. ``problems`` has one line each: ``path: value X: what would be right``."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """Where a secret is kept. Holds the reference only, so neither ``repr`` nor a dump can show the secret."""
+
+    reference: str
+
+    @property
+    def path(self) -> Path | None:
+        """The file behind a ``file:`` reference, else None."""
+        return Path(self.reference[5:]) if self.reference.startswith("file:") else None
+
+    def resolve(self) -> str:
+        """The secret itself, without a trailing newline. Read anew each time. Raises ``ConfigurationError``."""
+        path = self.path
+        if path is not None:
+            try:
+                value = path.read_text(encoding="utf-8").rstrip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise ConfigurationError([f"{self.reference}: {reason}: a readable file that holds the secret"]) from None
+        else:
+            value = os.environ.get(self.reference[4:], "")
+        if not value:
+            raise ConfigurationError([f"{self.reference}: empty or not set: give it the secret before starting"])
+        return value
+
+
+def _secret(value: object, info: ValidationInfo) -> SecretRef:
+    if isinstance(value, SecretRef):
+        return value
+    if isinstance(value, str):
+        kind, _, name = value.partition(":")
+        if kind == "env" and name and "=" not in name and "\0" not in name:
+            return SecretRef(value)
+        if kind == "file" and name:
+            return SecretRef(f"file:{_resolved(Path(name), info)}")
+    raise ValueError(_SECRET_FORM)
+
+
+def _resolved(path: Path, info: ValidationInfo) -> Path:
+    directory = Path((info.context or {}).get("directory", "."))
+    return Path(os.path.normpath(directory / path.expanduser()))
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme == "https" and parts.hostname:
+        return value
+    if parts.scheme == "http" and parts.hostname and _loopback(parts.hostname):
+        return value
+    raise ValueError("write an https:// address (http:// only for this machine, 127.0.0.1)")
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+Secret = Annotated[SecretRef, PlainValidator(_secret)]
+ConfigPath = Annotated[Path, AfterValidator(_resolved)]
+Url = Annotated[str, AfterValidator(_url)]
+Name = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Groups = tuple[Name, ...]
+
+
+class _Section(BaseModel):
+    """What all sections have in common: frozen, no unknown keys, defaults are checked and resolved too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class TlsFiles(_Section):
+    """A certificate chain and its key, both PEM."""
+
+    certificate: ConfigPath
+    key: ConfigPath
+
+
+class ListenSettings(_Section):
+    """Where agents connect. Times are seconds, sizes bytes; port 0 takes any free port."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 6432
+    tls: TlsFiles | None = None
+    plaintext_on_loopback: bool = False
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    login_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    max_statement_bytes: Annotated[int, Field(ge=1024, le=0x3FFF_FFFF)] = 16 * 1024 * 1024
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ListenSettings:
+        _refuse_plaintext(self.host, self.tls, self.plaintext_on_loopback)
+        return self
+
+
+class RoleMembers(_Section):
+    """Who holds a role in the API: every principal in one of these groups."""
+
+    groups: Groups = ()
+
+
+class RoleSettings(_Section):
+    """The API's roles. An empty role is nobody's."""
+
+    approver: RoleMembers = RoleMembers()
+    operator: RoleMembers = RoleMembers()
+    auditor: RoleMembers = RoleMembers()
+
+
+class ApiSettings(_Section):
+    """Where people and bots decide, grant and read: the gRPC interface."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 6433
+    tls: TlsFiles | None = None
+    plaintext_on_loopback: bool = False
+    roles: RoleSettings = RoleSettings()
+    reflection: bool = True
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ApiSettings:
+        _refuse_plaintext(self.host, self.tls, self.plaintext_on_loopback)
+        return self
+
+
+class IssuerSettings(_Section):
+    """One issuer of tokens. ``jwks_uri`` null means discovery at the issuer; times are seconds."""
+
+    issuer: Url
+    audience: Name
+    jwks_uri: Url | None = None
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256", "EdDSA")
+    groups_claim: Name = "groups"
+    subject_claim: Name = "sub"
+    acts_for_claim: Name = "act.sub"
+    max_lifetime: Annotated[float, Field(gt=0, le=7 * 86400)] = 3600.0
+    leeway: Annotated[float, Field(ge=0, le=60)] = 30.0
+
+
+class IdentitySettings(_Section):
+    """Whose tokens are believed."""
+
+    issuers: Annotated[tuple[IssuerSettings, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> IdentitySettings:
+        seen: set[str] = set()
+        for issuer in self.issuers:
+            if issuer.issuer in seen:
+                raise ValueError(f"each issuer once; {issuer.issuer} stands here twice")
+            seen.add(issuer.issuer)
+        return self
+
+
+class ServerTlsSettings(_Section):
+    """How the leg to PostgreSQL is protected; modes as libpq's sslmode. ``ca`` null means the system's authorities."""
+
+    mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
+    ca: ConfigPath | None = None
+
+
+class ServerSettings(_Section):
+    """The PostgreSQL server behind a database name. ``dbname`` is the name that agents use unless told otherwise."""
+
+    host: Name
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    dbname: Name
+    tls: ServerTlsSettings = ServerTlsSettings()
+
+
+class MintedCredentials(_Section):
+    """A role is made for each grant by this service login (CREATEROLE), which also reads the catalog."""
+
+    kind: Literal["minted"]
+    user: Name
+    password: Secret
+
+
+class StaticCredentials(_Section):
+    """One fixed login for every session, which also reads the catalog."""
+
+    kind: Literal["static"]
+    user: Name
+    password: Secret
+
+
+class AppRole(_Section):
+    """A Vault AppRole login (auth/approle)."""
+
+    role_id: Secret
+    secret_id: Secret
+
+
+class VaultCredentials(_Section):
+    """Logins from Vault's database secrets engine; ``catalog_user`` reads the catalog. Exactly one of token and approle."""
+
+    kind: Literal["vault"]
+    address: Url
+    mount: Name = "database"
+    role: Name
+    token: Secret | None = None
+    approle: AppRole | None = None
+    catalog_user: Name
+    catalog_password: Secret
+
+    @model_validator(mode="after")
+    def _one_login(self) -> VaultCredentials:
+        if (self.token is None) == (self.approle is None):
+            raise ValueError("give exactly one of token and approle")
+        return self
+
+
+class DatabaseSettings(_Section):
+    """One database that agents may name, the server behind it and how logins to it are got."""
+
+    server: ServerSettings
+    credentials: Annotated[MintedCredentials | VaultCredentials | StaticCredentials, Field(discriminator="kind")]
+
+
+class PolicySettings(_Section):
+    """The policy file."""
+
+    file: ConfigPath = Path("policy.yaml")
+
+
+class StoreSettings(_Section):
+    """The SQLite file of grants, approvals and sessions."""
+
+    path: ConfigPath = Path("var/pgleash.db")
+
+
+class AuditSettings(_Section):
+    """The journal: its directory, the size of a segment in bytes, seconds between checkpoints and their signing key."""
+
+    directory: ConfigPath = Path("var/audit")
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 * 1024 * 1024
+    checkpoint_interval: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    signing_key: Secret = SecretRef("file:keys/audit.key")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_key(cls, value: Any) -> Any:
+        # The default is a reference with a relative path: it goes through the same resolution as a written one.
+        return {"signing_key": "file:keys/audit.key", **value} if isinstance(value, Mapping) else value
+
+
+class RecordingSettings(_Section):
+    """Recordings of what clients saw: directory, segment size in bytes, and most bytes kept of one statement's result."""
+
+    directory: ConfigPath = Path("var/recordings")
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 * 1024 * 1024
+    statement_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 256 * 1024
+
+
+class Settings(_Section):
+    """The whole configuration."""
+
+    listen: ListenSettings
+    api: ApiSettings
+    identity: IdentitySettings
+    databases: Annotated[dict[Name, DatabaseSettings], Field(min_length=1)]
+    policy: PolicySettings = Field(default={}, validate_default=True)
+    store: StoreSettings = Field(default={}, validate_default=True)
+    audit: AuditSettings = Field(default={}, validate_default=True)
+    recording: RecordingSettings = Field(default={}, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_dbnames(cls, value: Any) -> Any:
+        databases = value.get("databases") if isinstance(value, Mapping) else None
+        if not isinstance(databases, Mapping):
+            return value
+        return {**value, "databases": {name: _with_dbname(name, entry) for name, entry in databases.items()}}
+
+
+def _with_dbname(name: Any, entry: Any) -> Any:
+    if isinstance(entry, Mapping) and isinstance(entry.get("server"), Mapping):
+        return {**entry, "server": {"dbname": name, **entry["server"]}}
+    return entry
+
+
+def _refuse_plaintext(host: str, tls: TlsFiles | None, plaintext: bool) -> None:
+    if plaintext and not _loopback(host):
+        raise ValueError("plaintext_on_loopback only with a loopback host (127.0.0.1, ::1, localhost)")
+    if tls is None and not plaintext:
+        raise ValueError("give tls: {certificate: PATH, key: PATH}, or for a test on this machine plaintext_on_loopback: true")
+
+
+def load(path: str | Path) -> Settings:
+    """Read and check the configuration at ``path``. Raises ``ConfigurationError`` with every problem found."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigurationError([f"{path}: {reason}: a readable YAML file; `pgleash init` writes one to start from"]) from None
+    try:
+        document = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise ConfigurationError([f"{path}:{where}: not YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"]) from None
+    if not isinstance(document, Mapping):
+        raise ConfigurationError([f"{path}: value {_shown(document)}: a mapping with listen, api, identity and databases"])
+    try:
+        return Settings.model_validate(document, context={"directory": path.resolve().parent})
+    except ValidationError as error:
+        raise ConfigurationError([_problem(document, details) for details in _causes(error.errors())]) from None
+
+
+def missing(settings: Settings) -> tuple[str, ...]:
+    """What the configuration points at and isn't there: files and secrets, one line each. Empty when all is well."""
+    problems: list[str] = []
+
+    def look(value: Any, path: str) -> None:
+        if isinstance(value, SecretRef):
+            try:
+                value.resolve()
+            except ConfigurationError as error:
+                problems.append(f"{path}: {error}")
+        elif isinstance(value, BaseModel):
+            for name in type(value).model_fields:
+                look(getattr(value, name), f"{path}.{name}" if path else name)
+        elif isinstance(value, dict):
+            for name, entry in value.items():
+                look(entry, f"{path}.{name}")
+        elif isinstance(value, Path) and path.rpartition(".")[2] in {"certificate", "key", "ca", "file"} and not os.access(value, os.R_OK):
+            problems.append(f"{path}: value {value}: an existing, readable file")
+
+    look(settings, "")
+    return tuple(problems)
+
+
+def _causes(errors: Sequence[Any]) -> list[Any]:
+    # A list whose only item is wrong is also reported as too short: that is no second problem.
+    deeper = [tuple(details["loc"]) for details in errors]
+    return [
+        details
+        for details in errors
+        if details["type"] != "too_short"
+        or not any(len(loc) > len(details["loc"]) and loc[: len(details["loc"])] == details["loc"] for loc in deeper)
+    ]
+
+
+def _problem(document: Any, details: Any) -> str:
+    loc = [part for index, part in enumerate(details["loc"]) if not _is_tag(details["loc"], index)]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    right = _what_would_be_right(details, loc)
+    if details["type"] == "missing":
+        return f"{path}: value missing: {right}"
+    shown = _HIDDEN if right == _SECRET_FORM or _is_secret_name(loc) else _shown(_value_at(document, loc))
+    return f"{path or 'configuration'}: value {shown}: {right}"
+
+
+def _is_tag(loc: Sequence[str | int], index: int) -> bool:
+    # pydantic puts the discriminator's value into the path: databases.shop.credentials.minted.user
+    return index > 0 and loc[index - 1] == "credentials" and loc[index] in {"minted", "vault", "static"} and loc[0] == "databases"
+
+
+def _is_secret_name(loc: Sequence[str | int]) -> bool:
+    # An unknown key may hold a misspelled secret ("pasword: hunter2"): under credentials no value is shown.
+    return "credentials" in loc or any(word in str(part).lower() for part in loc[-1:] for word in ("pass", "secret", "token", "key"))
+
+
+def _value_at(document: Any, loc: Sequence[str | int]) -> Any:
+    value = document
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = "a section" if isinstance(value, Mapping) else "null" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _what_would_be_right(details: Any, loc: Sequence[str | int]) -> str:
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = sorted(_known_keys(loc[:-1]))
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        return f"unknown key, did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(known)}"
+    if kind == "missing":
+        return f"this key is required{_section_hint(loc)}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in {"union_tag_not_found", "union_tag_invalid"}:
+        return "kind must be minted, vault or static"
+    if kind == "literal_error":
+        return f"one of {context['expected']}".replace("'", "")
+    message = str(details["msg"])
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _section_hint(loc: Sequence[str | int]) -> str:
+    keys = sorted(_known_keys(loc))
+    return f" (a section with {', '.join(keys)})" if keys else ""
+
+
+def _known_keys(loc: Sequence[str | int]) -> set[str]:
+    """The keys that the section at ``loc`` may have; empty when it is not a section."""
+    kinds: list[Any] = [Settings]
+    for part in loc:
+        found: list[Any] = []
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                if part in kind.model_fields:
+                    found += _alternatives(kind.model_fields[str(part)].annotation)
+            else:
+                found += [inner for argument in typing.get_args(kind)[-1:] for inner in _alternatives(argument)]
+                if typing.get_origin(kind) is tuple:
+                    found = [inner for inner in _alternatives(typing.get_args(kind)[0])]
+        kinds = found
+    return {name for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel) for name in kind.model_fields}
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [inner for argument in typing.get_args(annotation) for inner in _alternatives(argument)]
+    return [annotation]
+
+
+def starter() -> str:
+    """The commented configuration that ``pgleash init`` writes."""
+    return _STARTER
+
+
+def starter_policy() -> str:
+    """The commented policy that ``pgleash init`` writes beside it."""
+    return _STARTER_POLICY
+
+
+_STARTER = """\
+# pgleash configuration. Relative paths are relative to this file. An unknown key is an error.
+# Secrets are never written here: env:NAME reads an environment variable, file:PATH a file.
+
+listen:                         # where agents connect, with any PostgreSQL driver
+  host: 127.0.0.1
+  port: 6432
+  tls:
+    certificate: tls/server.crt # PEM, the chain that agents check (sslmode=verify-full)
+    key: tls/server.key
+  # plaintext_on_loopback: true # for a test on this machine only: also accept connections without TLS
+  # max_connections: 1000
+  # login_timeout: 30           # seconds from connecting to being logged in
+  # max_statement_bytes: 16777216
+
+api:                            # where people and bots approve, grant and read (gRPC)
+  host: 127.0.0.1
+  port: 6433
+  tls:
+    certificate: tls/server.crt
+    key: tls/server.key
+  roles:                        # which groups of the token hold which role
+    approver: {groups: [dba]}   # decide held statements
+    operator: {groups: [platform]} # create and revoke grants, terminate sessions
+    auditor: {groups: [security]}  # read the audit log, replay sessions
+  # reflection: true
+
+identity:
+  issuers:                      # whose tokens are believed; an agent's token is its password
+    - issuer: https://idp.example.com
+      audience: pgleash
+      # jwks_uri: https://idp.example.com/keys  # found by discovery at the issuer when left out
+      # algorithms: [RS256, ES256, EdDSA]
+      # subject_claim: sub      # who the agent is
+      # acts_for_claim: act.sub # the human it acts for
+      # groups_claim: groups
+      # max_lifetime: 3600      # seconds; a longer-lived token is refused
+      # leeway: 30              # seconds of clock difference
+
+databases:
+  shop:                         # the database name that agents connect to
+    server:
+      host: 127.0.0.1
+      port: 5432
+      # dbname: shop            # its name on the server, if another
+      tls:
+        mode: verify-full       # disable, require, verify-ca or verify-full
+        # ca: tls/postgres-ca.crt  # the system's authorities when left out
+    credentials:
+      kind: minted              # a role is made for each grant and dropped when it ends
+      user: pgleash_service     # needs CREATEROLE and the rights that it is to hand on
+      password: env:PGLEASH_SERVICE_PASSWORD
+    # credentials:              # or logins from Vault's database secrets engine
+    #   kind: vault
+    #   address: https://vault.example.com:8200
+    #   mount: database
+    #   role: shop-agent
+    #   token: env:VAULT_TOKEN  # or approle: {role_id: file:..., secret_id: file:...}
+    #   catalog_user: pgleash_catalog
+    #   catalog_password: env:PGLEASH_CATALOG_PASSWORD
+    # credentials:              # or one fixed login
+    #   kind: static
+    #   user: app
+    #   password: env:PGLEASH_APP_PASSWORD
+
+policy:
+  file: policy.yaml
+
+store:                          # grants, approvals and sessions
+  path: var/pgleash.db
+
+audit:                          # the journal: every statement is in it before it is sent
+  directory: var/audit
+  checkpoint_interval: 1.0      # seconds between signed checkpoints
+  signing_key: file:keys/audit.key # Ed25519 private key, PEM
+
+recording:                      # what clients saw, for replay
+  directory: var/recordings
+  statement_bytes: 262144       # most that is kept of one statement's result
+"""
+
+_STARTER_POLICY = """\
+# pgleash policy. Deny overrides hold, hold overrides allow, and what no rule allows is denied.
+version: 1
+
+labels:                         # schema.table.column patterns; what is protected
+  pii.email: ["*.*.email", "*.*.email_address"]
+  pii.phone: ["*.*.phone", "*.*.phone_number"]
+  pii.national_id: ["*.*.ssn", "*.*.national_id"]
+  pci.card: ["*.*.card", "*.*.card_number"]
+
+rules:
+  - name: agents-read           # agents may read the application's tables
+    who: {groups: [agents]}
+    database: shop
+    tables: ["public.*"]
+    verbs: [select]
+    effect: allow
+
+  - name: agents-write          # and change rows in them
+    who: {groups: [agents]}
+    database: shop
+    tables: ["public.*"]
+    verbs: [insert, update, delete]
+    effect: allow
+
+  - name: hold-wide-changes     # but an UPDATE or DELETE of every row waits for a person
+    who: {groups: [agents]}
+    when: {kinds: [update, delete], without_where: true}
+    effect: hold
+    approvers: [dba]
+    timeout: 300                # seconds
+
+  - name: hold-schema-changes   # and so does DDL
+    who: {groups: [agents]}
+    database: shop
+    tables: ["public.*"]
+    verbs: [ddl, truncate]
+    effect: hold
+    approvers: [dba]
+    timeout: 300
+
+masks:                          # what agents see of protected columns
+  - {who: {groups: [agents]}, label: pii.email, action: email}
+  - {who: {groups: [agents]}, label: pii.phone, action: keep_last, argument: 2}
+  - {who: {groups: [agents]}, label: pii.national_id, action: keep_last, argument: 2}
+  - {who: {groups: [agents]}, label: pci.card, action: keep_last, argument: 4}
+
+grants:                         # given at connect, without anybody asked; leave empty to give each one by hand
+  - {who: {groups: [agents]}, database: shop, tables: ["public.*"], verbs: [select, insert, update, delete, truncate, ddl], duration: 900}
+"""
