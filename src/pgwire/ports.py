@@ -143,6 +143,8 @@ class Verdict:
     ``settles``: the judge wants to be told how it ended (it changes the session or the catalog).
     ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
     ``facts`` is a short JSON-able summary for audit and approvers.
+    ``names`` tells what the statement does to names that later statements use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE,
+    DISCARD): ``(name, text)`` defines one, ``(name, None)`` drops one, ``("*", None)`` drops all.
     """
 
     effect: Effect
@@ -158,6 +160,7 @@ class Verdict:
     detail: Mapping[str, Any] = field(default_factory=dict)
     hint: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[tuple[str, bytes | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

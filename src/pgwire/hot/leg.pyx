@@ -1,0 +1,376 @@
+"""One connection, in C: receive, send, TLS, and the buffers between.
+
+A leg is *cold* while Python drives it (startup, login) and *hot* once :mod:`pgwire.hot.relay` links two of them. The
+interface is the same with and without TLS. Outgoing bytes are sent straight from where they lie; only what the socket
+does not take is copied. Buffers exist only while they hold something.
+
+Never add: protocol knowledge, or anything that waits.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset, strerror
+from posix.unistd cimport close as c_close
+
+from pgwire.hot.tls cimport (
+    TLS_FAILED, TlsContext, tls_alpn, tls_free, tls_handshake, tls_has_pending, tls_name,
+    tls_new, tls_peer_certificate, tls_problem, tls_read, tls_shutdown, tls_version, tls_write,
+)
+
+from pgwire.hot.tls import TlsError
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void* buf, size_t n, int flags)
+    ssize_t c_send "send"(int fd, const void* buf, size_t n, int flags)
+    int MSG_NOSIGNAL
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP
+
+cdef enum:
+    KEEP = 65536          # a buffer up to this size is kept while the leg is busy
+
+
+cdef void leg_up(LegState* leg, uint32_t what) noexcept nogil:
+    cdef ReactorState* r = leg.reactor
+    cdef void** more
+    leg.up |= what
+    if leg.queued:
+        return
+    if r.queue_len == r.queue_cap:
+        more = <void**>realloc(r.queue, (r.queue_cap * 2 + 64) * sizeof(void*))
+        if more == NULL:
+            return
+        r.queue = more
+        r.queue_cap = r.queue_cap * 2 + 64
+    r.queue[r.queue_len] = leg
+    r.queue_len += 1
+    leg.queued = True
+
+
+cdef void _arm(LegState* leg, uint32_t events) noexcept nogil:
+    cdef epoll_event ev
+    if leg.fd < 0 or (leg.registered and leg.armed == events):
+        return
+    ev.events = events
+    ev.data.ptr = leg
+    epoll_ctl(leg.reactor.epfd, EPOLL_CTL_MOD if leg.registered else EPOLL_CTL_ADD, leg.fd, &ev)
+    leg.registered = True
+    leg.armed = events
+
+
+cdef void leg_update(LegState* leg) noexcept nogil:
+    # What the event set should tell us of this leg: data if we read, room if something waits, the end always.
+    cdef uint32_t events = 0
+    if leg.broken or leg.fd < 0:
+        return
+    if leg.reading and not leg.eof:
+        events |= EPOLLIN
+    if leg.out_len:
+        events |= EPOLLOUT
+    if not leg.gone and not leg.eof:
+        events |= EPOLLRDHUP
+    _arm(leg, events)
+
+
+cdef ssize_t leg_recv(LegState* leg, uint8_t* buf, size_t cap) noexcept nogil:
+    # > 0 bytes, 0 the end, -1 nothing now, -2 broken
+    cdef ssize_t n
+    if leg.ssl != NULL:
+        return tls_read(leg.ssl, buf, cap)
+    while True:
+        n = c_recv(leg.fd, buf, cap, 0)
+        if n >= 0:
+            return n
+        if errno == EINTR:
+            continue
+        return -1 if errno == EAGAIN else -2
+
+
+cdef ssize_t _send(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
+    cdef ssize_t w
+    if leg.ssl != NULL:
+        return tls_write(leg.ssl, p, n)
+    while True:
+        w = c_send(leg.fd, p, n, MSG_NOSIGNAL)
+        if w >= 0:
+            return w
+        if errno == EINTR:
+            continue
+        return -1 if errno == EAGAIN else -2
+
+
+cdef int leg_room(LegState* leg, size_t n) noexcept nogil:
+    # room for n bytes behind what is held; grows by doubling as bytes arrive, never on a claim
+    cdef size_t cap
+    cdef uint8_t* more
+    if leg.held_len + n <= leg.held_cap:
+        return 0
+    cap = leg.held_cap * 2 if leg.held_cap else 1024
+    while cap < leg.held_len + n:
+        cap *= 2
+    more = <uint8_t*>realloc(leg.held, cap)
+    if more == NULL:
+        return -1
+    leg.held = more
+    leg.held_cap = cap
+    return 0
+
+
+cdef int leg_hold(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
+    # keep exactly these bytes for later; p may lie inside what is held
+    if n == 0:
+        leg.held_len = 0
+        if leg.held != NULL:
+            free(leg.held)
+            leg.held = NULL
+            leg.held_cap = 0
+        return 0
+    if leg.held != NULL and p >= leg.held and p < leg.held + leg.held_cap:
+        if p != leg.held:
+            memmove(leg.held, p, n)
+        leg.held_len = n
+        return 0
+    leg.held_len = 0
+    if leg_room(leg, n) < 0:
+        return -1
+    memcpy(leg.held, p, n)
+    leg.held_len = n
+    return 0
+
+
+cdef int out_room(LegState* leg, size_t n) noexcept nogil:
+    cdef size_t cap
+    cdef uint8_t* more
+    if leg.out_off and leg.out_off + leg.out_len + n > leg.out_cap:
+        memmove(leg.out, leg.out + leg.out_off, leg.out_len)
+        leg.out_off = 0
+    if leg.out_off + leg.out_len + n <= leg.out_cap:
+        return 0
+    cap = leg.out_cap * 2 if leg.out_cap else 1024
+    while cap < leg.out_len + n:
+        cap *= 2
+    more = <uint8_t*>realloc(leg.out, cap)
+    if more == NULL:
+        leg.broken = True
+        return -1
+    leg.out = more
+    leg.out_cap = cap
+    return 0
+
+
+cdef int spill(LegState* leg) noexcept nogil:
+    # the span goes behind what already waits, as a copy
+    if leg.span_len == 0:
+        return 0
+    if out_room(leg, leg.span_len) < 0:
+        return -1
+    memcpy(leg.out + leg.out_off + leg.out_len, leg.span, leg.span_len)
+    leg.out_len += leg.span_len
+    leg.span_len = 0
+    return 0
+
+
+cdef int emit(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
+    # send these bytes at the next push; they must stay where they are until then
+    if leg.span_len and leg.span + leg.span_len == p:
+        leg.span_len += n
+        return 0
+    if spill(leg) < 0:
+        return -1
+    leg.span = p
+    leg.span_len = n
+    return 0
+
+
+cdef int emit_copy(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
+    if spill(leg) < 0 or out_room(leg, n) < 0:
+        return -1
+    memcpy(leg.out + leg.out_off + leg.out_len, p, n)
+    leg.out_len += n
+    return 0
+
+
+cdef int leg_push(LegState* leg) noexcept nogil:
+    # 0 all sent, 1 something waits for room, -2 broken
+    cdef ssize_t w
+    if leg.broken or leg.fd < 0:
+        leg.span_len = 0
+        leg.out_len = 0
+        return -2
+    if leg.out_len == 0 and leg.span_len:
+        while leg.span_len:
+            w = _send(leg, leg.span, leg.span_len)
+            if w < 0:
+                if w == -2:
+                    leg.broken = True
+                    leg.span_len = 0
+                    return -2
+                break
+            leg.span += w
+            leg.span_len -= w
+        if leg.span_len == 0:
+            return 0
+    if spill(leg) < 0:
+        return -2
+    while leg.out_len:
+        w = _send(leg, leg.out + leg.out_off, leg.out_len)
+        if w < 0:
+            if w == -2:
+                leg.broken = True
+                leg.out_len = 0
+                return -2
+            return 1
+        leg.out_off += w
+        leg.out_len -= w
+    leg.out_off = 0
+    if leg.out != NULL:
+        free(leg.out)
+        leg.out = NULL
+        leg.out_cap = 0
+    return 0
+
+
+cdef void leg_shut(LegState* leg) noexcept nogil:
+    cdef epoll_event ev
+    if leg.fd >= 0:
+        if leg.ssl != NULL and not leg.broken:
+            tls_shutdown(leg.ssl)
+        if leg.registered:
+            epoll_ctl(leg.reactor.epfd, EPOLL_CTL_DEL, leg.fd, &ev)
+        c_close(leg.fd)
+        leg.fd = -1
+    if leg.ssl != NULL:
+        tls_free(leg.ssl)
+        leg.ssl = NULL
+    free(leg.held)
+    free(leg.out)
+    leg.held = NULL
+    leg.out = NULL
+    leg.held_len = leg.held_cap = leg.out_len = leg.out_off = leg.out_cap = leg.span_len = 0
+    leg.registered = False
+    leg.broken = True
+
+
+cdef class Leg:
+    """A connected, non-blocking socket descriptor that this object now owns.
+
+    ``waiter`` is called without arguments when an armed, cold leg is ready. All methods return at once.
+    """
+
+    def __cinit__(self, reactor, int fd):
+        memset(&self.st, 0, sizeof(LegState))
+        self.st.fd = fd
+        self.st.cold = True
+        self.st.owner = <void*>self
+        self.reactor = reactor
+        self.st.reactor = <ReactorState*><size_t>reactor._state()
+        self.waiter = None
+
+    def __dealloc__(self):
+        cdef ReactorState* r = self.st.reactor
+        cdef size_t i
+        leg_shut(&self.st)
+        if self.st.queued and r != NULL:
+            for i in range(r.queue_len):
+                if r.queue[i] == <void*>&self.st:
+                    r.queue[i] = NULL
+
+    def arm(self, bint read, bint write):
+        """Ask for one call of ``waiter`` when the descriptor can be read or written."""
+        _arm(&self.st, (EPOLLIN | EPOLLRDHUP if read else 0) | (EPOLLOUT if write else 0))
+
+    def receive(self, int n=16384):
+        """Up to ``n`` bytes; None when there are none now; b"" at the end. Raises ConnectionError."""
+        cdef bytes result
+        cdef ssize_t got
+        if self.st.held_len:
+            result = (<char*>self.st.held)[:self.st.held_len]
+            leg_hold(&self.st, NULL, 0)
+            return result
+        if self.st.fd < 0:
+            raise ConnectionError("the connection is closed")
+        cdef uint8_t* buf = <uint8_t*>malloc(n)
+        if buf == NULL:
+            raise MemoryError
+        try:
+            got = leg_recv(&self.st, buf, n)
+            if got == -1:
+                return None
+            if got < 0:
+                self.st.broken = True
+                raise ConnectionError((<bytes>strerror(errno)).decode("ascii", "replace") if self.st.ssl == NULL else "TLS connection lost")
+            return (<char*>buf)[:got]
+        finally:
+            free(buf)
+
+    def unread(self, bytes data):
+        """Put bytes back that belong to what comes next."""
+        if data and leg_hold(&self.st, <const uint8_t*><const char*>data, len(data)) < 0:
+            raise MemoryError
+
+    def send(self, bytes data):
+        """Send, keeping what the socket does not take now; see ``pending``. Raises ConnectionError."""
+        emit(&self.st, <const uint8_t*><const char*>data, len(data))
+        if leg_push(&self.st) == -2:
+            raise ConnectionError("the connection is closed")
+
+    def flush(self):
+        """Send what waits. Raises ConnectionError."""
+        if leg_push(&self.st) == -2:
+            raise ConnectionError("the connection is closed")
+
+    @property
+    def pending(self):
+        """Bytes accepted by ``send`` and not yet taken by the socket."""
+        return self.st.out_len
+
+    @property
+    def encrypted(self):
+        """Whether TLS protects this leg."""
+        return self.st.ssl != NULL
+
+    def start_tls(self, TlsContext context, str host=""):
+        """Begin TLS; then call ``handshake`` until it answers 0. ``host`` is checked on client sides in verify-full."""
+        if self.st.ssl != NULL or self.st.held_len:
+            raise TlsError("TLS can't begin here")
+        cdef bytes name = host.encode("idna") if not host.isascii() else host.encode()
+        self.st.ssl = tls_new(context.ctx, self.st.fd, context.server_side)
+        self.context = context
+        if self.st.ssl == NULL or (not context.server_side and host and tls_name(self.st.ssl, name, context.checks_name) < 0):
+            raise TlsError("TLS can't begin")
+
+    def handshake(self):
+        """0 when done, 1 to be called again when readable, 2 when writable. Raises TlsError."""
+        cdef int r = tls_handshake(self.st.ssl)
+        if r == TLS_FAILED:
+            self.st.broken = True
+            raise TlsError(tls_problem(self.st.ssl))
+        return r
+
+    @property
+    def tls(self):
+        """(version, ALPN) of an encrypted leg, None of a plain one."""
+        return (tls_version(self.st.ssl), tls_alpn(self.st.ssl)) if self.st.ssl != NULL else None
+
+    def peer_certificate(self):
+        """The other side's certificate in DER, or None."""
+        return tls_peer_certificate(self.st.ssl) if self.st.ssl != NULL else None
+
+    def close(self):
+        """Close at once; what waits to be sent is lost."""
+        leg_shut(&self.st)
+
+    @property
+    def closed(self):
+        return self.st.fd < 0
+
+    def fileno(self):
+        return self.st.fd
