@@ -1,0 +1,431 @@
+"""From the agent to the server: every message is understood, decided, journaled, and only then sent on.
+
+What can't be decided here waits for Python: the message stays where it is (``WAIT_ADMIT``), and nothing behind it moves.
+A name is taken from the tables only where the server's word about it can't change any more, so what is decided is what
+the server will run.
+
+Never add: a decision. Verdicts come from Python and from the cache.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
+from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
+from pgwire.hot.link cimport (
+    OUTSTANDING, WAIT_ADMIT, WAIT_DRAIN, WAIT_ROOM, WAIT_SETTLE, begin, flush_server, link_break, record,
+)
+from pgwire.hot.pipeline cimport (
+    ALLOWED, ANSWER, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, Entry, Portal, Stmt, Named, cache_find, entry_name, entry_named,
+    names_find, portal_new, queue_at, queue_push, stmt_release,
+)
+from pgwire.hot.wire cimport load16, load32, store32
+
+cdef enum:
+    LARGEST_BIND = 64 * 1024 * 1024
+
+
+cdef bint _wait(LinkState* k, int what) noexcept nogil:
+    # False: the message stays
+    k.wait = what
+    if what == WAIT_ADMIT:
+        leg_up(k.client, UP_ADMIT)
+    elif what != WAIT_ADMIT:
+        flush_server(k)
+    return False
+
+
+cdef Entry* _push(LinkState* k, uint8_t kind) noexcept nogil:
+    cdef Entry* e = queue_push(&k.queue, kind)
+    if e == NULL:
+        link_break(k, b"53200", b"out of memory")
+        return NULL
+    if kind == c'P' or kind == c'C':
+        k.pending_names += 1
+    elif kind == c'B' or kind == c'c':
+        k.pending_portals += 1
+    return e
+
+
+cdef Stmt* _statement(LinkState* k, const uint8_t* name, size_t n, bint* unsettled) noexcept nogil:
+    # The statement behind a name as the server will see it when it comes to it; NULL: there is none.
+    cdef size_t i
+    cdef Entry* e
+    cdef bint own = True
+    cdef Named** at
+    unsettled[0] = False
+    if k.pending_names:
+        i = k.queue.count
+        while i:
+            i -= 1
+            e = queue_at(&k.queue, i)
+            if e.kind == c'S':
+                own = False
+            elif (e.kind == c'P' or e.kind == c'C') and entry_named(e, name, n):
+                if own:
+                    return e.stmt if e.disposition != ANSWER else NULL
+                unsettled[0] = True
+                return NULL
+    at = names_find(&k.statements, name, n)
+    return <Stmt*>at[0].what if at[0] != NULL else NULL
+
+
+cdef Portal* _portal(LinkState* k, const uint8_t* name, size_t n, bint* unsettled) noexcept nogil:
+    cdef size_t i
+    cdef Entry* e
+    cdef bint own = True
+    cdef Named** at
+    unsettled[0] = False
+    if k.pending_portals:
+        i = k.queue.count
+        while i:
+            i -= 1
+            e = queue_at(&k.queue, i)
+            if e.kind == c'S':
+                own = False
+            elif (e.kind == c'B' or e.kind == c'c') and entry_named(e, name, n):
+                if own:
+                    return e.portal
+                unsettled[0] = True
+                return NULL
+    at = names_find(&k.portals, name, n)
+    return <Portal*>at[0].what if at[0] != NULL else NULL
+
+
+cdef void _forward(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil:
+    emit(k.server, raw, n)
+
+
+cdef bint _journal(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* values, size_t n, uint64_t* seq) noexcept nogil:
+    seq[0] = begin(k, protocol, s, values, n)
+    if seq[0] == 0:
+        k.failed_audit = True
+        return False
+    return True
+
+
+cdef Stmt* _decided(LinkState* k, const uint8_t* text, size_t n) noexcept nogil:
+    # The statement with its verdict, or NULL: it has to be asked for.
+    cdef Stmt* s
+    if k.admitted != NULL:
+        return k.admitted
+    s = cache_find(k.reactor, k.key, text, n)
+    return s if s != NULL and s.flags & ALLOWED else NULL
+
+
+cdef void _used(LinkState* k) noexcept nogil:
+    if k.admitted != NULL:
+        stmt_release(k.reactor, k.admitted)
+        k.admitted = NULL
+
+
+cdef bint _run(LinkState* k, uint8_t kind, Stmt* s, Portal* portal, const uint8_t* values, size_t n) noexcept nogil:
+    # Journal and queue one statement that is about to be sent; False: it must not be.
+    cdef uint64_t seq
+    cdef Entry* e
+    if not _journal(k, c'E' if kind == c'E' else kind, s, values, n, &seq):
+        return _wait(k, WAIT_ADMIT)
+    e = _push(k, kind)
+    if e == NULL:
+        return False
+    e.stmt = s
+    s.refs += 1
+    if portal != NULL:
+        e.portal = portal
+        portal.refs += 1
+    e.begin = seq
+    e.started = k.reactor.now_us
+    if s.flags & MASKED:
+        e.flags |= MASKING
+    if s.flags & SETTLES:
+        e.flags |= SETTLING
+        k.settling = True
+    return True
+
+
+cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Stmt* s = _decided(k, m.body, m.n - 1)
+    if s == NULL:
+        return _wait(k, WAIT_ADMIT)
+    if not _run(k, c'Q', s, NULL, NULL, 0):
+        return False
+    _used(k)
+    k.unflushed = False
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef size_t name = name_length(m.body, m.n)
+    cdef const uint8_t* text = m.body + name + 1
+    cdef size_t n = name_length(text, m.n - name - 1)
+    cdef Stmt* s = _decided(k, text, n)
+    cdef Entry* e
+    cdef uint64_t seq
+    if s == NULL:
+        return _wait(k, WAIT_ADMIT)
+    if not _journal(k, c'P', s, NULL, 0, &seq):
+        return _wait(k, WAIT_ADMIT)
+    e = _push(k, c'P')
+    if e == NULL:
+        return False
+    entry_name(e, m.body, name)
+    e.stmt = s
+    s.refs += 1
+    _used(k)
+    k.unflushed = True
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _bind(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef size_t portal = name_length(m.body, m.n)
+    cdef const uint8_t* name = m.body + portal + 1
+    cdef size_t n = name_length(name, m.n - portal - 1)
+    cdef const uint8_t* values = name + n + 1
+    cdef const uint8_t* end = m.body + m.n
+    cdef const uint8_t* q = values
+    cdef uint32_t i, count, length
+    cdef bint unsettled
+    cdef Stmt* s = _statement(k, name, n, &unsettled)
+    cdef Entry* e
+    cdef Portal* made
+    if unsettled:
+        return _wait(k, WAIT_DRAIN)
+    q += 2 + 2 * <size_t>load16(q)
+    count = load16(q)
+    q += 2
+    for i in range(count):
+        length = load32(q)
+        q += 4
+        if length != 0xFFFFFFFFU:
+            q += length
+    made = portal_new(s, q, end - q, values, q - values)
+    if made == NULL:
+        link_break(k, b"53200", b"out of memory")
+        return False
+    e = _push(k, c'B')
+    if e == NULL:
+        return False
+    entry_name(e, m.body, portal)
+    e.portal = made
+    k.unflushed = True
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _describe(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Portal* portal = NULL
+    cdef bint unsettled = False
+    cdef Entry* e
+    if m.body[0] == c'P':
+        portal = _portal(k, m.body + 1, m.n - 2, &unsettled)
+        if unsettled:
+            return _wait(k, WAIT_DRAIN)
+    e = _push(k, c'd' if m.body[0] == c'P' else c'D')
+    if e == NULL:
+        return False
+    if portal != NULL:
+        e.portal = portal
+        portal.refs += 1
+        portal.described = True
+    k.unflushed = True
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef size_t n = name_length(m.body, m.n)
+    cdef bint unsettled
+    cdef Portal* portal = _portal(k, m.body, n, &unsettled)
+    cdef Stmt* s
+    cdef Entry* e
+    cdef uint8_t head[6]
+    if unsettled:
+        return _wait(k, WAIT_DRAIN)
+    if portal == NULL or portal.stmt == NULL:
+        return _wait(k, WAIT_ADMIT)          # nothing known to run: it is refused
+    s = portal.stmt
+    if k.admitted != NULL:
+        s = k.admitted
+    elif not s.flags & ALLOWED or s.key != k.key:
+        s = cache_find(k.reactor, k.key, s.text, s.text_len)
+        if s == NULL or not s.flags & ALLOWED:
+            return _wait(k, WAIT_ADMIT)
+    if s != portal.stmt:
+        s.refs += 1
+        stmt_release(k.reactor, portal.stmt)
+        portal.stmt = s
+        portal.plan = NULL
+        portal.described = False
+        portal.no_rows = False
+    if s.flags & MASKED and not portal.described:
+        e = _push(k, c'd')
+        if e == NULL:
+            return False
+        e.disposition = SWALLOW
+        e.portal = portal
+        portal.refs += 1
+        portal.described = True
+        head[0] = c'D'
+        store32(head + 1, <uint32_t>(4 + 1 + n + 1))
+        head[5] = c'P'
+        emit_copy(k.server, head, 6)
+        emit_copy(k.server, m.body, n + 1)
+    if not _run(k, c'E', s, portal, portal.values, portal.values_len):
+        return False
+    _used(k)
+    k.unflushed = True
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _close(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Entry* e = _push(k, c'C' if m.body[0] == c'S' else c'c')
+    if e == NULL:
+        return False
+    entry_name(e, m.body + 1, m.n - 2)
+    k.unflushed = True
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    if k.admitted == NULL:
+        return _wait(k, WAIT_ADMIT)
+    if not _run(k, c'F', k.admitted, NULL, m.body, m.n):
+        return False
+    _used(k)
+    k.unflushed = False
+    _forward(k, raw, m.total)
+    return True
+
+
+cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    # True: used; False: it stays, and k.wait or k.ended says why
+    cdef uint8_t kind = m.kind
+    if kind == c'X':
+        k.quit = True
+        k.ended = True
+        leg_up(k.client, UP_GONE)
+        return True
+    if kind == c'd' or kind == c'c' or kind == c'f':
+        # outside COPY the server drops these, and so do we
+        if k.copy_in:
+            _forward(k, raw, m.total)
+            if kind != c'd':
+                k.copy_in = False
+        return True
+    if k.skipping and kind != c'S':
+        return True
+    if k.copy_in:
+        if kind == c'S' or kind == c'H':
+            return True
+        link_break(k, b"08P01", b"unexpected message during COPY from stdin")
+        return False
+    if kind == c'H':
+        k.unflushed = False
+        _forward(k, raw, m.total)
+        return True
+    if kind == c'S':
+        if _push(k, c'S') == NULL:
+            return False
+        k.skipping = False
+        k.unflushed = False
+        _forward(k, raw, m.total)
+        return True
+    if k.settling:
+        return _wait(k, WAIT_SETTLE)
+    if k.queue.count >= OUTSTANDING:
+        return _wait(k, WAIT_ROOM)
+    if kind == c'Q':
+        return _query(k, m, raw)
+    if kind == c'P':
+        return _parse(k, m, raw)
+    if kind == c'B':
+        return _bind(k, m, raw)
+    if kind == c'D':
+        return _describe(k, m, raw)
+    if kind == c'E':
+        return _execute(k, m, raw)
+    if kind == c'C':
+        return _close(k, m, raw)
+    if kind == c'F':
+        return _function(k, m, raw)
+    link_break(k, b"08P01", b"invalid frontend message type")
+    return False
+
+
+cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
+    # Uses whole messages from p[0:n]; answers the bytes used. Everything to be sent has been pushed on return.
+    cdef size_t off = 0, taped = 0, take
+    cdef Message m
+    cdef int r
+    while off < n and k.wait == 0 and not k.ended:
+        if k.client.stream_left:
+            take = n - off if n - off < k.client.stream_left else k.client.stream_left
+            if not k.drop_stream:
+                _forward(k, p + off, take)
+            k.client.stream_left -= take
+            off += take
+            continue
+        r = client_frame(p + off, n - off, &m)
+        if r == FRAME_BAD:
+            link_break(k, b"08P01", b"invalid message from the client")
+            break
+        if m.total:
+            if (m.kind == c'Q' or m.kind == c'P') and m.total > k.max_statement:
+                link_break(k, b"54000", b"the statement is longer than this gateway accepts")
+                break
+            if m.total > LARGEST_BIND and m.kind != c'd':
+                link_break(k, b"54000", b"the message is longer than this gateway accepts")
+                break
+            if m.kind == c'd' and r == FRAME_PART:
+                k.drop_stream = not k.copy_in
+                k.client.stream_left = m.total
+                continue
+        if r == FRAME_PART:
+            break
+        if not client_body_ok(&m):
+            link_break(k, b"08P01", b"malformed message from the client")
+            break
+        if not _message(k, &m, p + off):
+            break
+        off += m.total
+    record(k, c'>', p, off)
+    leg_push(k.server)
+    return off
+
+
+cdef int refuse_next(LinkState* k, const uint8_t* p, size_t n, const uint8_t* answer, size_t answer_len) noexcept nogil:
+    # In place of the next message goes one that the server certainly refuses, so that both sides stay in the same state;
+    # what it says is replaced by the answer. 0: done and the message's length is to be skipped; -1: no message here.
+    cdef Message m
+    cdef Entry* e
+    cdef bint extended
+    if client_frame(p, n, &m) != 1:
+        return -1
+    extended = m.kind != c'Q' and m.kind != c'F'
+    e = _push(k, c'Q' if m.kind == c'Q' else (c'F' if m.kind == c'F' else c'r'))
+    if e == NULL:
+        return -1
+    e.disposition = ANSWER
+    e.started = k.reactor.now_us
+    e.answer = <uint8_t*>malloc(answer_len)
+    if e.answer == NULL:
+        link_break(k, b"53200", b"out of memory")
+        return -1
+    memcpy(e.answer, answer, answer_len)
+    e.answer_len = answer_len
+    if extended:
+        # a named statement: a refused Parse of the unnamed one would drop that
+        emit_copy(k.server, <const uint8_t*><const char*>b"P\0\0\0\x17pgleash\0refused!\0\0\0", 24)
+        k.unflushed = True
+    else:
+        emit_copy(k.server, <const uint8_t*><const char*>b"Q\0\0\0\x0crefused\0", 13)
+        k.unflushed = False
+    _used(k)
+    record(k, c'>', p, m.total)
+    leg_push(k.server)
+    return <int>m.total

@@ -1,0 +1,69 @@
+# Two legs and everything between them: what is outstanding, named, waited for, journaled and recorded.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from pgwire.hot.leg cimport LegState, ReactorState
+from pgwire.hot.pipeline cimport Entry, Names, Plan, Queue, Stmt
+
+cdef enum:
+    WAIT_ADMIT = 1       # the client's next message waits for a decision
+    WAIT_DRAIN = 2       # ... for the server's word on a name
+    WAIT_SETTLE = 3      # ... for the end of a statement that changes what it means
+    WAIT_ROOM = 4        # ... for replies: too much is outstanding
+
+    PAUSE_DESCRIBE = 1   # the server's next message waits for a mask plan
+    PAUSE_FILTER = 2     # ... for its cleaned form
+
+    OUTSTANDING = 16384
+
+cdef struct LinkState:
+    LegState* client
+    LegState* server
+    ReactorState* reactor
+    uint64_t session
+    uint64_t key
+    bint scrub
+    bint recording
+    bint ended
+    bint quit                # the client said Terminate
+    bint fatal               # the server said why it ends
+    bint failed_audit
+    const char* problem      # why the session can't go on, for the client (protocol violation) ...
+    const char* sqlstate     # ... with this code
+    uint32_t max_statement
+    int wait
+    int pause
+    void* owner
+    Queue queue
+    size_t pending_names     # Parse and Close entries outstanding
+    size_t pending_portals   # Bind and Close entries outstanding
+    Names statements
+    Names portals
+    uint8_t status
+    bint skipping            # the server skips until Sync, and none is under way
+    bint copy_in
+    bint drop_stream
+    bint settling
+    bint settled_ok
+    bint tell_status
+    bint unflushed
+    Stmt* admitted
+    uint8_t* filtered
+    size_t filtered_len
+    bint has_filtered
+    uint8_t* told
+    size_t told_len
+    uint64_t statements_run
+    size_t record_limit
+    size_t record_left
+    bint record_cut
+    const uint8_t* tape      # bytes to the client not recorded yet; they lie together
+    size_t tape_len
+
+cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil
+cdef void record(LinkState* k, uint8_t direction, const uint8_t* p, size_t n) noexcept nogil
+cdef void tape_flush(LinkState* k) noexcept nogil
+cdef uint64_t begin(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* values, size_t n) noexcept nogil
+cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil
+cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
+cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
+cdef void flush_server(LinkState* k) noexcept nogil
+cdef void pop(LinkState* k) noexcept nogil

@@ -1,0 +1,108 @@
+"""What both directions of a session share: its end, its journal records, its recording, its queue's counters.
+
+Never add: what one message kind means; that is :mod:`pgwire.hot.agent_side` and :mod:`pgwire.hot.server_side`.
+"""
+
+from libc.string cimport memcpy, memset
+
+from pgwire.hot.journal cimport JOURNAL_BEGIN, JOURNAL_CHUNK, JOURNAL_END, JournalBegin, JournalChunk, JournalEnd, JournalState, journal_append
+from pgwire.hot.leg cimport UP_BROKEN, emit, emit_copy, leg_up
+from pgwire.hot.pipeline cimport MASKING, queue_at, queue_pop
+
+
+cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil:
+    if k.ended:
+        return
+    k.ended = True
+    k.sqlstate = sqlstate
+    k.problem = why
+    leg_up(k.client, UP_BROKEN)
+
+
+cdef void record(LinkState* k, uint8_t direction, const uint8_t* p, size_t n) noexcept nogil:
+    # one CHUNK; when the statement's allowance is used up one last CHUNK says so
+    cdef JournalChunk head
+    if not k.recording or n == 0 or k.record_cut:
+        return
+    memset(&head, 0, sizeof(head))
+    head.direction = direction
+    if n > k.record_left:
+        n = k.record_left
+        head.flags = 1
+        k.record_cut = True
+    k.record_left -= n
+    journal_append(<JournalState*>k.reactor.recorder, JOURNAL_CHUNK, 0, k.session, <const char*>&head, sizeof(head), <const char*>p, n, NULL, 0)
+
+
+cdef void tape_flush(LinkState* k) noexcept nogil:
+    if k.tape_len:
+        record(k, c'<', k.tape, k.tape_len)
+        k.tape_len = 0
+
+
+cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
+    if k.recording and not k.record_cut:
+        if k.tape_len and k.tape + k.tape_len == p:
+            k.tape_len += n
+        else:
+            tape_flush(k)
+            k.tape = p
+            k.tape_len = n
+    emit(k.client, p, n)
+
+
+cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
+    tape_flush(k)
+    record(k, c'<', p, n)
+    emit_copy(k.client, p, n)
+
+
+cdef uint64_t begin(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* values, size_t n) noexcept nogil:
+    # The receipt; 0 means that the statement must not be sent.
+    cdef JournalBegin b
+    cdef uint64_t seq
+    memset(&b, 0, sizeof(b))
+    b.protocol = protocol
+    b.text_len = <uint32_t>s.text_len
+    b.params_len = <uint32_t>n
+    seq = journal_append(<JournalState*>k.reactor.journal, JOURNAL_BEGIN, 0, k.session, <const char*>&b, sizeof(b), <const char*>s.text, s.text_len, <const char*>values, n)
+    if seq:
+        k.statements_run += protocol != c'P'
+    return seq
+
+
+cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil:
+    cdef JournalEnd j
+    cdef uint64_t took
+    if e.begin == 0:
+        return
+    memset(&j, 0, sizeof(j))
+    j.begin_sequence = e.begin
+    j.rows = e.rows
+    j.bytes = e.bytes
+    took = k.reactor.now_us - e.started
+    j.duration_us = <uint32_t>took if took < 0xFFFFFFFFU else 0xFFFFFFFFU
+    if e.sqlstate[0] == 0:
+        memcpy(j.sqlstate, b"00000", 5)
+    else:
+        memcpy(j.sqlstate, e.sqlstate, 5)
+    j.flags = <uint8_t>(flags | (1 if e.flags & MASKING else 0))
+    if journal_append(<JournalState*>k.reactor.journal, JOURNAL_END, 0, k.session, <const char*>&j, sizeof(j), NULL, 0, NULL, 0) == 0:
+        k.failed_audit = True
+    e.begin = 0
+
+
+cdef void flush_server(LinkState* k) noexcept nogil:
+    # The server answers what it has: something waits for its word.
+    if k.unflushed:
+        emit_copy(k.server, <const uint8_t*><const char*>b"H\0\0\0\4", 5)
+        k.unflushed = False
+
+
+cdef void pop(LinkState* k) noexcept nogil:
+    cdef Entry* e = queue_at(&k.queue, 0)
+    if e.kind == c'P' or e.kind == c'C':
+        k.pending_names -= 1
+    elif e.kind == c'B' or e.kind == c'c':
+        k.pending_portals -= 1
+    queue_pop(k.reactor, &k.queue)

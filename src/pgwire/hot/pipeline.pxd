@@ -1,0 +1,105 @@
+# What a session has in flight and what it has prepared: entries, statements, portals, and the cache of verdicts.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from pgwire.hot.leg cimport ReactorState
+from pgwire.hot.masking cimport PlanState
+
+cdef enum:
+    NAME = 63                 # PostgreSQL cuts names to NAMEDATALEN - 1 bytes
+
+    ALLOWED = 1               # Stmt.flags: may run, no question asked
+    MASKED = 2                # rows need a plan
+    SETTLES = 4               # the judge wants to know how it ended
+
+    FORWARD = 0               # Entry.disposition
+    SWALLOW = 1
+    ANSWER = 2
+
+    UNSURE = 8                # Entry.flags: a Sync that the server may have read as part of COPY
+    COPYING_OUT = 16
+    SETTLING = 32
+    MASKING = 64
+    SKIPPED = 128
+
+cdef struct Plan:
+    Plan* next
+    PlanState* state
+    void* object
+    uint32_t index            # which result of the statement
+    uint8_t* key              # its row description
+    size_t key_len
+
+cdef struct Stmt:
+    Stmt* next
+    uint32_t refs
+    uint32_t flags
+    uint64_t hash
+    uint64_t key
+    uint8_t* text
+    size_t text_len
+    Plan* plans
+
+cdef struct Portal:
+    uint32_t refs
+    Stmt* stmt
+    Plan* plan
+    bint no_rows
+    bint described
+    size_t formats_len
+    uint8_t* formats          # Bind's result formats, as sent
+    size_t values_len
+    uint8_t* values           # Bind's parameter part, as sent
+
+cdef struct Entry:
+    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F
+    uint8_t disposition
+    uint8_t flags
+    uint8_t name_len
+    uint32_t index            # results of this statement that have ended
+    Stmt* stmt
+    Portal* portal
+    Plan* plan                # of the result that is running
+    uint8_t* answer
+    size_t answer_len
+    uint64_t begin
+    uint64_t started
+    uint64_t rows
+    uint64_t bytes
+    char sqlstate[8]
+    uint8_t name[NAME + 1]
+
+cdef struct Named:
+    Named* next
+    uint64_t hash
+    uint8_t len
+    uint8_t name[NAME]
+    void* what
+
+cdef struct Names:
+    Named* buckets[64]
+    size_t count
+
+cdef struct Queue:
+    Entry* items
+    size_t cap
+    size_t head
+    size_t count
+
+cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
+cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil
+cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
+cdef void cache_put(ReactorState* r, Stmt* s) noexcept nogil
+cdef void cache_clear(ReactorState* r) noexcept nogil
+cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil
+cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil
+cdef Portal* portal_new(Stmt* s, const uint8_t* formats, size_t fn, const uint8_t* values, size_t vn) noexcept nogil
+cdef void portal_release(ReactorState* r, Portal* p) noexcept nogil
+cdef Entry* queue_push(Queue* q, uint8_t kind) noexcept nogil
+cdef Entry* queue_at(Queue* q, size_t i) noexcept nogil
+cdef void queue_pop(ReactorState* r, Queue* q) noexcept nogil
+cdef void entry_name(Entry* e, const uint8_t* name, size_t n) noexcept nogil
+cdef bint entry_named(Entry* e, const uint8_t* name, size_t n) noexcept nogil
+cdef Named** names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil
+cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** old) noexcept nogil
+cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil
+cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil
+cdef void graveyard_empty(ReactorState* r)

@@ -1,0 +1,283 @@
+"""The tables of a session: outstanding replies, prepared statements, portals; and the verdict cache of a worker.
+
+A ``Stmt`` is a text with what was decided of it and the mask plans made for it. It is shared by reference count between
+the cache (text and policy key -> Stmt), names and portals. Names are changed by :mod:`pgwire.hot.relay` only when the
+server confirms them.
+
+Never add: wire reading, or a decision.
+"""
+
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from pgwire.hot.wire cimport hash_bytes
+
+cdef enum:
+    BUCKETS = 4096            # of the verdict cache
+    CACHED = 16384            # statements before it is emptied
+
+
+cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
+    cdef Stmt* s = <Stmt*>calloc(1, sizeof(Stmt))
+    if s == NULL:
+        return NULL
+    s.text = <uint8_t*>malloc(n if n else 1)
+    if s.text == NULL:
+        free(s)
+        return NULL
+    memcpy(s.text, text, n)
+    s.text_len = n
+    s.refs = 1
+    s.key = key
+    s.hash = hash_bytes(r.seed ^ key, text, n)
+    return s
+
+
+cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
+    # the last reference goes to the graveyard: its plans are Python objects, given back where the GIL is held
+    if s == NULL:
+        return
+    s.refs -= 1
+    if s.refs == 0:
+        s.next = <Stmt*>r.graveyard
+        r.graveyard = s
+
+
+cdef void graveyard_empty(ReactorState* r):
+    cdef Stmt* s = <Stmt*>r.graveyard
+    cdef Stmt* next_s
+    cdef Plan* p
+    cdef Plan* next_p
+    r.graveyard = NULL
+    while s != NULL:
+        next_s = s.next
+        p = s.plans
+        while p != NULL:
+            next_p = p.next
+            if p.object != NULL:
+                Py_DECREF(<object>p.object)
+            free(p.key)
+            free(p)
+            p = next_p
+        free(s.text)
+        free(s)
+        s = next_s
+
+
+cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
+    cdef uint64_t h = hash_bytes(r.seed ^ key, text, n)
+    cdef Stmt* s
+    if r.cache == NULL:
+        return NULL
+    s = <Stmt*>r.cache[h & (BUCKETS - 1)]
+    while s != NULL:
+        if s.hash == h and s.key == key and s.text_len == n and memcmp(s.text, text, n) == 0:
+            return s
+        s = s.next
+    return NULL
+
+
+cdef void cache_put(ReactorState* r, Stmt* s) noexcept nogil:
+    cdef size_t b
+    if r.cache == NULL:
+        r.cache = <void**>calloc(BUCKETS, sizeof(void*))
+        if r.cache == NULL:
+            return
+    if r.cache_count >= CACHED:
+        cache_clear(r)
+    b = s.hash & (BUCKETS - 1)
+    s.refs += 1
+    s.next = <Stmt*>r.cache[b]
+    r.cache[b] = s
+    r.cache_count += 1
+
+
+cdef void cache_clear(ReactorState* r) noexcept nogil:
+    cdef size_t i
+    cdef Stmt* s
+    cdef Stmt* following
+    if r.cache == NULL:
+        return
+    for i in range(BUCKETS):
+        s = <Stmt*>r.cache[i]
+        r.cache[i] = NULL
+        while s != NULL:
+            following = s.next
+            s.next = NULL
+            stmt_release(r, s)
+            s = following
+    r.cache_count = 0
+
+
+cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil:
+    cdef Plan* p = s.plans
+    while p != NULL:
+        if p.index == index and p.key_len == n and memcmp(p.key, key, n) == 0:
+            return p
+        p = p.next
+    return NULL
+
+
+cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil:
+    cdef Plan* p = <Plan*>calloc(1, sizeof(Plan))
+    if p == NULL:
+        return NULL
+    p.key = <uint8_t*>malloc(n if n else 1)
+    if p.key == NULL:
+        free(p)
+        return NULL
+    memcpy(p.key, key, n)
+    p.key_len = n
+    p.index = index
+    p.next = s.plans
+    s.plans = p
+    return p
+
+
+cdef Portal* portal_new(Stmt* s, const uint8_t* formats, size_t fn, const uint8_t* values, size_t vn) noexcept nogil:
+    # one block: the portal, its formats, its parameter values
+    cdef Portal* p = <Portal*>calloc(1, sizeof(Portal) + fn + vn)
+    if p == NULL:
+        return NULL
+    p.refs = 1
+    p.stmt = s
+    if s != NULL:
+        s.refs += 1
+    p.formats = <uint8_t*>p + sizeof(Portal)
+    p.formats_len = fn
+    memcpy(p.formats, formats, fn)
+    p.values = p.formats + fn
+    p.values_len = vn
+    memcpy(p.values, values, vn)
+    return p
+
+
+cdef void portal_release(ReactorState* r, Portal* p) noexcept nogil:
+    if p == NULL:
+        return
+    p.refs -= 1
+    if p.refs == 0:
+        stmt_release(r, p.stmt)
+        free(p)
+
+
+cdef Entry* queue_push(Queue* q, uint8_t kind) noexcept nogil:
+    cdef Entry* items
+    cdef Entry* e
+    cdef size_t i, cap
+    if q.count == q.cap:
+        cap = q.cap * 2 if q.cap else 8
+        items = <Entry*>malloc(cap * sizeof(Entry))
+        if items == NULL:
+            return NULL
+        for i in range(q.count):
+            memcpy(&items[i], &q.items[(q.head + i) & (q.cap - 1)], sizeof(Entry))
+        free(q.items)
+        q.items = items
+        q.cap = cap
+        q.head = 0
+    e = &q.items[(q.head + q.count) & (q.cap - 1)]
+    q.count += 1
+    memset(e, 0, sizeof(Entry) - NAME - 1)
+    e.kind = kind
+    return e
+
+
+cdef Entry* queue_at(Queue* q, size_t i) noexcept nogil:
+    return &q.items[(q.head + i) & (q.cap - 1)]
+
+
+cdef void queue_pop(ReactorState* r, Queue* q) noexcept nogil:
+    cdef Entry* e = &q.items[q.head]
+    stmt_release(r, e.stmt)
+    portal_release(r, e.portal)
+    free(e.answer)
+    e.stmt = NULL
+    e.portal = NULL
+    e.answer = NULL
+    q.head = (q.head + 1) & (q.cap - 1)
+    q.count -= 1
+
+
+cdef void entry_name(Entry* e, const uint8_t* name, size_t n) noexcept nogil:
+    if n > NAME:
+        n = NAME
+    e.name_len = <uint8_t>n
+    memcpy(e.name, name, n)
+
+
+cdef bint entry_named(Entry* e, const uint8_t* name, size_t n) noexcept nogil:
+    if n > NAME:
+        n = NAME
+    return e.name_len == n and memcmp(e.name, name, n) == 0
+
+
+cdef Named** names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil:
+    cdef uint64_t h
+    cdef Named** at
+    if n > NAME:
+        n = NAME
+    h = hash_bytes(0, name, n)
+    at = &t.buckets[h & 63]
+    while at[0] != NULL:
+        if at[0].hash == h and at[0].len == n and memcmp(at[0].name, name, n) == 0:
+            return at
+        at = &at[0].next
+    return at
+
+
+cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** old) noexcept nogil:
+    cdef Named** at = names_find(t, name, n)
+    cdef Named* new
+    old[0] = NULL
+    if at[0] != NULL:
+        old[0] = at[0].what
+        at[0].what = what
+        return 0
+    if n > NAME:
+        n = NAME
+    new = <Named*>malloc(sizeof(Named))
+    if new == NULL:
+        return -1
+    new.next = NULL
+    new.hash = hash_bytes(0, name, n)
+    new.len = <uint8_t>n
+    memcpy(new.name, name, n)
+    new.what = what
+    at[0] = new
+    t.count += 1
+    return 0
+
+
+cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil:
+    cdef Named** at = names_find(t, name, n)
+    cdef Named* gone = at[0]
+    cdef void* what
+    if gone == NULL:
+        return NULL
+    what = gone.what
+    at[0] = gone.next
+    free(gone)
+    t.count -= 1
+    return what
+
+
+cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
+    cdef size_t i
+    cdef Named* at
+    cdef Named* following
+    if t.count == 0:
+        return
+    for i in range(64):
+        at = t.buckets[i]
+        t.buckets[i] = NULL
+        while at != NULL:
+            following = at.next
+            if portals:
+                portal_release(r, <Portal*>at.what)
+            else:
+                stmt_release(r, <Stmt*>at.what)
+            free(at)
+            at = following
+    t.count = 0

@@ -1,0 +1,444 @@
+"""From the server to the agent: each reply belongs to the first outstanding entry; rows that need a mask get it here.
+
+A reply that does not fit what is outstanding ends the session: then nobody knows whose rows these are. Rows of a masked
+statement without a plan never pass.
+
+Never add: a decision about a column. Plans come from Python.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy
+
+from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, server_frame
+from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, leg_push, leg_up, out_room, spill
+from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
+from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
+from pgwire.hot.pipeline cimport (
+    ANSWER, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_clear, names_drop, names_put, plan_find,
+    portal_release, queue_at, stmt_release,
+)
+from pgwire.hot.wire cimport load16, load32
+
+cdef enum:
+    STREAMED = 16384                 # a row at least this long passes as it comes
+    LARGEST = 64 * 1024 * 1024       # what must be seen whole may be this long
+    HANDLED = 1
+    STAYS = 0
+
+cdef const uint8_t* _lit(const char* s) noexcept nogil:
+    return <const uint8_t*>s
+
+
+cdef bint _out_of_step(LinkState* k) noexcept nogil:
+    link_break(k, b"08P01", b"the server's reply does not fit what was asked")
+    return STAYS
+
+
+cdef void _settled(LinkState* k, bint succeeded) noexcept nogil:
+    k.settling = False
+    k.settled_ok = succeeded
+    leg_up(k.client, UP_SETTLED)
+
+
+cdef void _end(LinkState* k, Entry* e, uint32_t flags) noexcept nogil:
+    # a statement has its outcome
+    finish(k, e, flags)
+    if e.flags & SETTLING:
+        e.flags &= <uint8_t>~SETTLING
+        _settled(k, e.sqlstate[0] == 0 and not flags)
+
+
+cdef void _state_of(const uint8_t* p, size_t n, char* state, bint* fatal) noexcept nogil:
+    # fields C and V of an ErrorResponse
+    cdef ssize_t length
+    memcpy(state, b"XX000", 6)
+    fatal[0] = False
+    while n > 1 and p[0]:
+        length = name_length(p + 1, n - 1)
+        if length < 0:
+            return
+        if p[0] == c'C' and length == 5:
+            memcpy(state, p + 1, 5)
+        elif p[0] == c'V' and (p[1] == c'F' or (p[1] == c'P' and p[2] == c'A')):
+            fatal[0] = True
+        p += length + 2
+        n -= length + 2
+
+
+cdef void _emit(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    if k.has_filtered:
+        to_client_copy(k, k.filtered, k.filtered_len)
+    else:
+        to_client(k, raw, m.total)
+
+
+cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Entry* e
+    cdef char state[8]
+    cdef bint fatal
+    cdef size_t i
+    cdef bint synced = False
+    _state_of(m.body, m.n, state, &fatal)
+    while k.queue.count and queue_at(&k.queue, 0).flags & UNSURE and queue_at(&k.queue, 0).kind == c'S' and k.queue.count > 1:
+        pop(k)
+    if fatal or k.queue.count == 0:
+        _emit(k, m, raw)
+        k.fatal = k.fatal or fatal
+        return HANDLED
+    e = queue_at(&k.queue, 0)
+    if e.disposition == ANSWER:
+        to_client_copy(k, e.answer, e.answer_len)
+    else:
+        _emit(k, m, raw)
+    if e.sqlstate[0] == 0:
+        memcpy(e.sqlstate, state, 6)
+    k.copy_in = False
+    if e.kind == c'Q' or e.kind == c'F' or e.kind == c'S':
+        return HANDLED                       # ReadyForQuery ends it
+    _end(k, e, 0)
+    pop(k)
+    # the server skips to the next Sync
+    for i in range(k.queue.count):
+        if queue_at(&k.queue, i).kind == c'S':
+            synced = True
+            break
+    while k.queue.count and queue_at(&k.queue, 0).kind != c'S':
+        e = queue_at(&k.queue, 0)
+        _end(k, e, 2)
+        pop(k)
+    if not synced:
+        k.skipping = True
+    return HANDLED
+
+
+cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Entry* e
+    cdef bint unsure
+    if m.n != 1 or k.queue.count == 0:
+        return _out_of_step(k)
+    e = queue_at(&k.queue, 0)
+    if e.kind != c'Q' and e.kind != c'F' and e.kind != c'S':
+        return _out_of_step(k)
+    if e.disposition == ANSWER and e.sqlstate[0] == 0:
+        return _out_of_step(k)
+    k.status = m.body[0]
+    k.copy_in = False
+    if e.kind != c'S':
+        _end(k, e, 0)
+    unsure = e.kind == c'S' and e.flags & UNSURE
+    pop(k)
+    if unsure and k.queue.count and queue_at(&k.queue, 0).kind == c'S':
+        queue_at(&k.queue, 0).flags |= UNSURE
+    if k.status == c'I' and k.portals.count:
+        names_clear(k.reactor, &k.portals, True)
+    to_client(k, raw, m.total)
+    if k.recording:
+        tape_flush(k)
+        k.record_left = k.record_limit
+        k.record_cut = False
+    return HANDLED
+
+
+cdef bint _row_description(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef Stmt* s = NULL
+    cdef Plan* plan
+    cdef uint32_t index = 0
+    if e.kind == c'Q':
+        if e.disposition == ANSWER:
+            return _out_of_step(k)
+        if e.flags & MASKING:
+            s = e.stmt
+            index = e.index
+    elif e.kind == c'd':
+        if e.portal != NULL and e.portal.stmt != NULL and e.portal.stmt.flags & 2:
+            s = e.portal.stmt
+    elif e.kind != c'D':
+        return _out_of_step(k)
+    if s != NULL:
+        plan = plan_find(s, index, m.body, m.n)
+        if plan == NULL:
+            k.pause = PAUSE_DESCRIBE
+            leg_up(k.server, UP_DESCRIBE)
+            return STAYS
+        if e.kind == c'Q':
+            e.plan = plan
+        else:
+            e.portal.plan = plan
+    if e.disposition != SWALLOW:
+        to_client(k, raw, m.total)
+    if e.kind != c'Q':
+        pop(k)
+    return HANDLED
+
+
+cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
+    # CommandComplete, EmptyQueryResponse, PortalSuspended: a result has ended
+    if e.kind == c'Q' and e.disposition != ANSWER and m.kind != c's':
+        e.index += 1
+        e.plan = NULL
+        to_client(k, raw, m.total)
+        return HANDLED
+    if e.kind != c'E':
+        return _out_of_step(k)
+    to_client(k, raw, m.total)
+    _end(k, e, 0)
+    pop(k)
+    # A COPY that ended well has read every Sync sent while it ran.
+    while k.queue.count and queue_at(&k.queue, 0).kind == c'S' and queue_at(&k.queue, 0).flags & UNSURE:
+        pop(k)
+    return HANDLED
+
+
+cdef bint _confirmed(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
+    # ParseComplete, BindComplete, CloseComplete: a name changes its meaning now
+    cdef void* old = NULL
+    if m.n != 0:
+        return _out_of_step(k)
+    if m.kind == c'1' and e.kind == c'P':
+        e.stmt.refs += 1
+        if names_put(&k.statements, e.name, e.name_len, e.stmt, &old) < 0:
+            link_break(k, b"53200", b"out of memory")
+            return STAYS
+        stmt_release(k.reactor, <Stmt*>old)
+    elif m.kind == c'2' and e.kind == c'B':
+        e.portal.refs += 1
+        if names_put(&k.portals, e.name, e.name_len, e.portal, &old) < 0:
+            link_break(k, b"53200", b"out of memory")
+            return STAYS
+        portal_release(k.reactor, <Portal*>old)
+    elif m.kind == c'3' and e.kind == c'C':
+        stmt_release(k.reactor, <Stmt*>names_drop(&k.statements, e.name, e.name_len))
+    elif m.kind == c'3' and e.kind == c'c':
+        portal_release(k.reactor, <Portal*>names_drop(&k.portals, e.name, e.name_len))
+    else:
+        return _out_of_step(k)
+    to_client(k, raw, m.total)
+    pop(k)
+    return HANDLED
+
+
+cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef size_t i
+    if e.kind != c'Q' and e.kind != c'E':
+        return _out_of_step(k)
+    k.copy_in = True
+    for i in range(1, k.queue.count):
+        if queue_at(&k.queue, i).kind == c'S':
+            queue_at(&k.queue, i).flags |= UNSURE
+    to_client(k, raw, m.total)
+    return HANDLED
+
+
+cdef bint _parameter(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    # What the gateway's reading of statements rests on may not change under it.
+    cdef ssize_t n = name_length(m.body, m.n)
+    cdef const uint8_t* value
+    if n < 0 or name_length(m.body + n + 1, m.n - n - 1) < 0:
+        return _out_of_step(k)
+    value = m.body + n + 1
+    if n == 15 and memcmp(m.body, _lit(b"client_encoding"), 15) == 0 and memcmp(value, _lit(b"UTF8"), 5 if m.n - n - 1 >= 5 else m.n - n - 1) != 0:
+        link_break(k, b"0A000", b"client_encoding must stay UTF8 behind this gateway")
+        return STAYS
+    if n == 27 and memcmp(m.body, _lit(b"standard_conforming_strings"), 27) == 0 and value[0] == c'o' and value[1] != c'n':
+        link_break(k, b"0A000", b"standard_conforming_strings must stay on behind this gateway")
+        return STAYS
+    to_client(k, raw, m.total)
+    return HANDLED
+
+
+cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef uint8_t kind = m.kind
+    cdef Entry* e
+    if kind == c'N' or kind == c'A':
+        _emit(k, m, raw)
+        return HANDLED
+    if kind == c'S':
+        return _parameter(k, m, raw)
+    if kind == c'E':
+        return _error(k, m, raw)
+    while k.queue.count > 1 and kind != c'Z' and queue_at(&k.queue, 0).kind == c'S' and queue_at(&k.queue, 0).flags & UNSURE:
+        pop(k)
+    if k.queue.count == 0:
+        return _out_of_step(k)
+    if kind == c'Z':
+        return _ready(k, m, raw)
+    e = queue_at(&k.queue, 0)
+    if kind == c'T':
+        return _row_description(k, e, m, raw)
+    if kind == c'C' or kind == c'I' or kind == c's':
+        return _complete(k, e, m, raw)
+    if kind == c'1' or kind == c'2' or kind == c'3':
+        return _confirmed(k, e, m, raw)
+    if kind == c't':
+        if e.kind != c'D':
+            return _out_of_step(k)
+        to_client(k, raw, m.total)
+        return HANDLED
+    if kind == c'n':
+        if e.kind != c'D' and e.kind != c'd':
+            return _out_of_step(k)
+        if e.portal != NULL:
+            e.portal.no_rows = True
+        if e.disposition != SWALLOW:
+            to_client(k, raw, m.total)
+        pop(k)
+        return HANDLED
+    if kind == c'G':
+        return _copy_in(k, e, m, raw)
+    if kind == c'H' or kind == c'd' or kind == c'c':
+        if e.kind != c'Q' and e.kind != c'E':
+            return _out_of_step(k)
+        if e.flags & MASKING:
+            link_break(k, b"42501", b"COPY of masked data is refused")
+            return STAYS
+        if kind == c'd':
+            e.rows += 1
+            e.bytes += m.total
+        to_client(k, raw, m.total)
+        return HANDLED
+    if kind == c'V':
+        if e.kind != c'F':
+            return _out_of_step(k)
+        to_client(k, raw, m.total)
+        return HANDLED
+    return _out_of_step(k)
+
+
+cdef PlanState* _plan(LinkState* k, bint* ok) noexcept nogil:
+    # The mask for the rows that come now; ok False: they may not pass
+    cdef Entry* e
+    cdef Plan* plan
+    ok[0] = False
+    if k.queue.count == 0:
+        return NULL
+    e = queue_at(&k.queue, 0)
+    if (e.kind != c'Q' and e.kind != c'E') or e.disposition == ANSWER:
+        return NULL
+    if not e.flags & MASKING:
+        ok[0] = True
+        return NULL
+    plan = e.plan if e.kind == c'Q' else (e.portal.plan if e.portal != NULL else NULL)
+    if plan == NULL:
+        return NULL
+    ok[0] = True
+    return plan.state
+
+
+cdef size_t _masked_rows(LinkState* k, PlanState* plan, const uint8_t* p, size_t n, size_t first) noexcept nogil:
+    # Masks the whole rows at the start of p[0:n], of which the first has `first` bytes; answers the bytes used.
+    cdef Entry* e = queue_at(&k.queue, 0)
+    cdef size_t used = 0, consumed, produced, room
+    cdef uint64_t rows
+    cdef int r = MASK_FULL
+    cdef uint8_t* to
+    tape_flush(k)
+    if spill(k.client) < 0:
+        link_break(k, b"53200", b"out of memory")
+        return 0
+    while r == MASK_FULL:
+        room = mask_bound(plan, first)
+        if room < n - used:
+            room = n - used
+        if out_room(k.client, room) < 0:
+            link_break(k, b"53200", b"out of memory")
+            return used
+        to = k.client.out + k.client.out_off + k.client.out_len
+        consumed = produced = 0
+        rows = 0
+        r = mask_run(plan, p + used, n - used, &consumed, to, k.client.out_cap - k.client.out_off - k.client.out_len, &produced, &rows)
+        record(k, c'<', to, produced)
+        k.client.out_len += produced
+        e.rows += rows
+        e.bytes += consumed
+        used += consumed
+        if r == MASK_FULL:
+            if consumed == 0 and room > 2 * LARGEST:
+                r = MASK_BAD
+            elif n - used >= 5:
+                first = <size_t>load32(p + used + 1) + 1
+    if r == MASK_BAD:
+        link_break(k, b"08P01", b"a row does not fit its description")
+    return used
+
+
+cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
+    # Uses whole messages from p[0:n] (long rows also in parts); answers the bytes used. All is pushed on return.
+    cdef size_t off = 0, take, used
+    cdef Message m
+    cdef int r
+    cdef bint ok
+    cdef PlanState* plan
+    cdef Entry* e
+    while off < n and k.pause == 0 and not k.ended:
+        if k.server.stream_left:
+            take = n - off if n - off < k.server.stream_left else k.server.stream_left
+            to_client(k, p + off, take)
+            k.server.stream_left -= take
+            off += take
+            continue
+        r = server_frame(p + off, n - off, &m)
+        if r == FRAME_BAD:
+            link_break(k, b"08P01", b"invalid message from the server")
+            break
+        if m.total == 0:
+            break
+        if m.kind == c'D':
+            plan = _plan(k, &ok)
+            if not ok:
+                link_break(k, b"08P01", b"rows came that nothing allows to pass")
+                break
+            if plan != NULL:
+                if r == FRAME_PART:
+                    if m.total > LARGEST:
+                        link_break(k, b"54000", b"a masked row is longer than this gateway accepts")
+                    break
+                used = _masked_rows(k, plan, p + off, n - off, m.total)
+                off += used
+                if used == 0:
+                    break
+                continue
+            if r == FRAME_PART and m.total < STREAMED:
+                break
+            e = queue_at(&k.queue, 0)
+            e.rows += 1
+            e.bytes += m.total
+            if r == FRAME_PART:
+                k.server.stream_left = m.total
+                continue
+            to_client(k, p + off, m.total)
+            off += m.total
+            continue
+        if r == FRAME_PART:
+            if m.kind == c'd' and m.total >= STREAMED:
+                _plan(k, &ok)
+                e = queue_at(&k.queue, 0)
+                if not ok or e.flags & MASKING:
+                    link_break(k, b"08P01", b"rows came that nothing allows to pass")
+                    break
+                e.rows += 1
+                e.bytes += m.total
+                k.server.stream_left = m.total
+                continue
+            if m.total > LARGEST:
+                link_break(k, b"54000", b"the server's message is longer than this gateway accepts")
+            break
+        if k.scrub and not k.has_filtered and (m.kind == c'E' or m.kind == c'N' or m.kind == c'A'):
+            k.pause = PAUSE_FILTER
+            leg_up(k.server, UP_FILTER)
+            break
+        if not _message(k, &m, p + off):
+            break
+        if k.has_filtered:
+            k.has_filtered = False
+            free(k.filtered)
+            k.filtered = NULL
+        off += m.total
+    if k.told_len and k.server.stream_left == 0:
+        to_client_copy(k, k.told, k.told_len)
+        free(k.told)
+        k.told = NULL
+        k.told_len = 0
+    tape_flush(k)
+    leg_push(k.client)
+    return off
