@@ -169,8 +169,9 @@ def scrub(kind: bytes, body: bytes) -> bytes:
     return bytes(out) + b"\0"
 
 
-_RAISING_FILES: Final = (b"pl_exec.c", b"plpy", b"plperl", b"SPI.xs", b"Util.xs", b"pltcl")
-# Sources of the server's languages in which a function chooses message, SQLSTATE and object names: RAISE ... USING, plpy.error.
+_RAISING_FILES: Final = (b"pl_exec.c", b"plpy", b"plperl", b"SPI.xs", b"Util.xs", b"pltcl", b"plv8", b"dblink.c", b"connection.c")
+# Sources in which a function or another server chooses message, SQLSTATE and object names: RAISE ... USING, plpy.error,
+# and the errors that dblink and postgres_fdw (connection.c) hand on.
 
 
 def _keeps(state: str, present: set[int]) -> bool:

@@ -8,7 +8,7 @@ import uuid
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kit import oracle
@@ -174,6 +174,7 @@ def tables(draw: st.DrawFn) -> tuple[list[Column], list[MaskRule | None], list[l
     return columns, rules, rows
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(tables(), st.data())
 def test_rows_are_what_the_oracle_says_whole_and_in_parts(
     table: tuple[list[Column], list[MaskRule | None], list[list[bytes | None]]], data: st.DataObject

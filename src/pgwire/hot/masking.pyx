@@ -206,8 +206,8 @@ cdef class MaskPlan:
             m.limit = limit
             m.padded = padded
             m.fixed_len = len(fixed)
-            if m.fixed_len:
-                m.fixed = <uint8_t*>malloc(m.fixed_len)
+            if op == _FIXED:
+                m.fixed = <uint8_t*>malloc(m.fixed_len or 1)
                 if m.fixed == NULL:
                     raise MemoryError
                 memcpy(m.fixed, <const char*>fixed, m.fixed_len)
