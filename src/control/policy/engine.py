@@ -1,0 +1,413 @@
+"""The policy at work: implements the data plane's ``Policy`` and ``SessionPolicy`` with rules, catalogs and sessions' state.
+
+Never add here: what a rule means (decide.py) or what a statement is (facts.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
+
+from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
+from control.policy.catalog import CatalogSource, Snapshot
+from control.policy.decide import Ruling, Touch, decide
+from control.policy.facts import Facts, Name, Unreadable, read_facts
+from control.policy.rules import Policy, PolicyError, matches, read_policy
+
+__all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
+
+_OFF_LOOP_BYTES = 65536
+_REMEMBERED = 256
+_MOST_PATHS = 4
+_SEVERITY = {Effect.ALLOW: 0, Effect.HOLD: 1, Effect.DENY: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class GrantTemplate:
+    """An automatic grant that the policy gives at connect. ``duration`` in seconds."""
+
+    scope: Scope
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the policy would say to one principal's SQL, for people. ``masks`` has one entry per output column."""
+
+    effect: str
+    rule: str
+    reasons: tuple[str, ...]
+    message: str
+    hint: str
+    facts: Mapping[str, Any]
+    masks: tuple[MaskRule | None, ...] = ()
+    policy_version: str = ""
+
+
+class PolicyEngine:
+    """Implements ``ports.Policy``. ``catalogs`` has one source per database name as clients know it."""
+
+    def __init__(self, policy_file: Path, catalogs: Mapping[str, CatalogSource]) -> None:
+        self._file = policy_file
+        self._catalogs = dict(catalogs)
+        self._policy = self._read()
+
+    @property
+    def version(self) -> str:
+        """The policy document's short SHA-256."""
+        return self._policy.version
+
+    @property
+    def policy(self) -> Policy:
+        """The document in force."""
+        return self._policy
+
+    def _read(self) -> Policy:
+        try:
+            text = self._file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError(f"{self._file}: can't be read: {error}") from None
+        return read_policy(text, str(self._file))
+
+    def reload(self) -> str:
+        """Read the document again; open sessions follow at their next statement. Raises ``PolicyError`` and keeps the old one."""
+        self._policy = self._read()
+        return self._policy.version
+
+    def auto_grant(self, principal: Principal, database: str) -> GrantTemplate | None:
+        """The first automatic grant for this principal on this database, or None."""
+        for grant in self._policy.grants:
+            if matches((grant.database,), database) and grant.who.covers(principal):
+                return GrantTemplate(Scope(database, grant.tables, grant.verbs), grant.duration)
+        return None
+
+    def catalog(self, database: str) -> CatalogSource:
+        """The database's catalog. Raises ``Refused`` 3D000."""
+        try:
+            return self._catalogs[database]
+        except KeyError:
+            raise Refused("3D000", f"pgleash: there is no database {database!r} here") from None
+
+    async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionJudge:
+        """See ``ports.Policy``."""
+        source = self.catalog(grant.scope.database)
+        try:
+            snapshot = await source.snapshot()
+        except (psycopg.Error, OSError) as error:
+            raise Refused("08006", "pgleash: the database's catalog can't be read", private=str(error)) from error
+        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, lease.parameters.get("search_path"))
+
+    async def explain(self, principal: Principal, database: str, sql: str, scope: Scope | None = None) -> Explanation:
+        """What would be answered, without running anything. Without ``scope`` the automatic grant's, else everything."""
+        if scope is None:
+            given = self.auto_grant(principal, database)
+            every = frozenset({"select", "insert", "update", "delete", "truncate", "ddl"})
+            scope = given.scope if given else Scope(database, ("*.*",), every)
+        source = self.catalog(database)
+        judge = SessionJudge(self, source, await source.snapshot(), principal, scope, principal.subject, None)
+        statement = Statement(sql.encode(), "simple")
+        verdict = await judge.judge(statement)
+        masks = judge.output_masks(statement) if verdict.effect is not Effect.DENY else ()
+        return Explanation(
+            verdict.effect.value, verdict.rule, verdict.reasons, verdict.message, verdict.hint, verdict.facts, masks, self.version
+        )
+
+
+@dataclass(slots=True)
+class _State:
+    """What statements change for later ones. Several paths or candidates of a name: the session can't tell which holds."""
+
+    paths: tuple[tuple[str, ...], ...]
+    names: dict[tuple[str, str], tuple[Facts, ...]] = field(default_factory=dict)
+    temporary: frozenset[str] = frozenset()
+
+
+class SessionJudge:
+    """Implements ``ports.SessionPolicy`` for one session."""
+
+    def __init__(
+        self, engine: PolicyEngine, source: CatalogSource, snapshot: Snapshot, principal: Principal, scope: Scope, user: str, path: str | None
+    ) -> None:
+        self._engine, self._source, self._snapshot = engine, source, snapshot
+        self._principal, self._scope, self._user = principal, scope, user
+        self._default = self._path(_split_path(path if path is not None else snapshot.search_path))
+        self._state = _State((self._default,))
+        self._before: tuple[tuple[str, ...], ...] | None = None  # the paths when the transaction began to change them
+        self._local = False
+        self._stale = False
+        self._policy = engine.policy
+        self._refresh_masking()
+        self._seen: dict[bytes, tuple[Facts, ...]] = {}
+        self._key: int | None = None
+
+    def _refresh_masking(self) -> None:
+        self._policy = self._engine.policy
+        self._masking = Masking(self._policy, self._policy.masks_for(self._principal, self._scope.database), self._snapshot)
+        self._seen = {}
+        self._key = None
+
+    def _path(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(self._user if name == "$user" else name for name in names)
+
+    @property
+    def key(self) -> int:
+        """See ``ports.SessionPolicy``."""
+        if self._policy is not self._engine.policy:
+            self._refresh_masking()
+        if self._key is None:
+            state = self._state
+            names = sorted((space, name, repr(facts)) for (space, name), facts in state.names.items())
+            who = (self._principal.subject, self._principal.acts_for, sorted(self._principal.groups))
+            scope = (self._scope.database, self._scope.tables, sorted(self._scope.verbs))
+            every = (self._policy.version, who, scope, state.paths, names, sorted(state.temporary), self._snapshot.version, self._stale)
+            self._key = int.from_bytes(hashlib.blake2b(repr(every).encode(), digest_size=8).digest(), "big")
+        return self._key
+
+    @property
+    def scrubs(self) -> bool:
+        """See ``ports.SessionPolicy``."""
+        return bool(self._masking)
+
+    async def _fresh(self, facts: tuple[Facts, ...] = ()) -> None:
+        if self._policy is not self._engine.policy:
+            self._refresh_masking()
+        missing = any(
+            self._snapshot.resolve(access.schema, access.name, path) is None and access.verb != "ddl" and access.name not in self._state.temporary
+            for each in facts
+            for access in each.accesses
+            for path in self._state.paths
+        )
+        if self._stale or missing:
+            self._stale = False
+            self._adopt(await self._source.refresh())
+        else:
+            self._adopt(await self._source.snapshot())
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        if snapshot.version != self._snapshot.version:
+            self._snapshot = snapshot
+            self._refresh_masking()
+
+    async def _read(self, text: bytes) -> tuple[Facts, ...]:
+        known = self._seen.get(text)
+        if known is None:
+            if len(text) > _OFF_LOOP_BYTES:
+                known = await asyncio.to_thread(read_facts, text, dict(self._state.names))
+            else:
+                known = read_facts(text, self._state.names)
+            if len(self._seen) >= _REMEMBERED:
+                self._seen.pop(next(iter(self._seen)))
+            self._seen[text] = known
+        return known
+
+    async def judge(self, statement: Statement) -> Verdict:
+        """See ``ports.SessionPolicy``."""
+        version = self._engine.version
+        if statement.protocol == "function":
+            message = "pgleash: the function call message is not available"
+            return Verdict(Effect.DENY, ("built-in: function call message",), "built-in", version, message=message, hint="Use SELECT.")
+        try:
+            await self._fresh()
+            facts = await self._read(statement.text)
+            await self._fresh(facts)
+        except Unreadable as error:
+            return Verdict(Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message)
+        if statement.protocol == "parse" and statement.name:
+            self._may_mean("statement", statement.name, facts)
+        found: list[tuple[Ruling, tuple[Touch, ...]]] = []
+        for each in facts:
+            found.append(self._rule(each, statement))
+        ruling = max((ruling for ruling, _ in found), key=lambda each: _SEVERITY[each.effect])
+        touched = tuple(dict.fromkeys(touch for _, every in found for touch in every))
+        # One text may SET and then use the names it changed: nothing after the SET can be judged by what held before.
+        if len(facts) > 1 and self._shifts(facts):
+            message = "pgleash: SET search_path and statements that depend on it must be sent one after the other"
+            ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
+        return self._verdict(statement, facts, ruling, found, touched)
+
+    def _shifts(self, facts: tuple[Facts, ...]) -> bool:
+        moved = False
+        for each in facts:
+            if moved and (each.accesses or each.inner):
+                return True
+            moved = moved or any(setting.name in ("search_path", "*") for setting in each.settings)
+            moved = moved or any(access.temporary for access in each.accesses)
+        return False
+
+    def _may_mean(self, space: str, name: str, facts: tuple[Facts, ...]) -> None:
+        if (space, name) in self._state.names:
+            self._state.names[space, name] = tuple(dict.fromkeys((*self._state.names[space, name], *facts), None))
+            self._seen, self._key = {}, None
+
+    def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
+        state = self._state
+        touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
+        if statement.protocol == "parse":
+            facts = replace(facts, executes=False)
+        opaque = called_opaque(facts, self._snapshot)
+        ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
+        if ruling.effect is not Effect.DENY and self._masking:
+            if (refusal := forbidden_use(facts, self._snapshot, state.paths, self._masking)) is not None:
+                return Ruling(Effect.DENY, "mask", (f"mask: {refusal.message}",), f"pgleash: {refusal.message}", refusal.hint), touched
+        return ruling, touched
+
+    def _verdict(
+        self,
+        statement: Statement,
+        facts: tuple[Facts, ...],
+        ruling: Ruling,
+        found: list[tuple[Ruling, tuple[Touch, ...]]],
+        touched: tuple[Touch, ...],
+    ) -> Verdict:
+        reasons = tuple(dict.fromkeys(reason for each, _ in found for reason in each.reasons)) or ruling.reasons
+        tables = sorted({touch.table for touch in touched})
+        changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
+        plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
+        names = tuple(
+            (change.name, change.text if change.facts is not None else None) for each in facts for change in each.names
+        )
+        verbs = sorted(frozenset().union(*(each.verbs for each in facts)))
+        summary: dict[str, Any] = {
+            "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
+            "verbs": verbs,
+            "tables": [{"table": touch.table, "verb": touch.verb, "wide": touch.wide} for touch in touched],
+            "functions": sorted(frozenset().union(*(each.functions for each in facts))),
+        }
+        rows = any(each.rows for each in facts)
+        return Verdict(
+            effect=ruling.effect,
+            reasons=reasons if ruling.reasons and ruling.reasons[0] in reasons else (*ruling.reasons, *reasons),
+            rule=ruling.rule,
+            policy_version=self._policy.version,
+            masks=bool(self._masking) and rows and self._rows_need_masks(facts),
+            cacheable=ruling.effect is Effect.ALLOW and plain and not (statement.protocol == "parse" and self._state.names),
+            settles=changes,
+            hold=ruling.hold,
+            sqlstate=ruling.sqlstate,
+            message=ruling.message,
+            detail={"rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons)} if ruling.effect is not Effect.ALLOW else {},
+            hint=ruling.hint,
+            facts=summary,
+            names=names,
+        )
+
+    def _rows_need_masks(self, facts: tuple[Facts, ...]) -> bool:
+        for each in facts:
+            if each.rows:
+                for outputs in result_columns(each, self._snapshot, self._state.paths, self._masking):
+                    if any(outputs.masks) or outputs.rest is not None:
+                        return True
+        return False
+
+    async def columns(self, statement: Statement, index: int, columns: tuple[Column, ...]) -> tuple[MaskRule | None, ...]:
+        """See ``ports.SessionPolicy``. Masked if origin or lineage says so; the stricter of the two."""
+        if not self._masking:
+            return (None,) * len(columns)
+        if any(column.table_oid and column.table_oid not in self._snapshot.relations for column in columns):
+            self._adopt(await self._source.refresh())
+        facts = [each for each in await self._read(statement.text) if each.rows]
+        chosen = facts[index : index + 1] if len(facts) > index else facts
+        by_lineage: list[MaskRule | None] = [None] * len(columns)
+        for each in chosen or ():
+            for outputs in result_columns(each, self._snapshot, self._state.paths, self._masking):
+                fits = outputs.exact and len(outputs.masks) == len(columns)
+                for position in range(len(columns)):
+                    wish = outputs.masks[position] if fits else outputs.rest
+                    by_lineage[position] = stricter(by_lineage[position], wish)
+        if not chosen:
+            by_lineage = [MaskRule("null", "unknown")] * len(columns)
+        return tuple(stricter(self._by_origin(column), wish) for column, wish in zip(columns, by_lineage, strict=True))
+
+    def _by_origin(self, column: Column) -> MaskRule | None:
+        if not column.table_oid or not column.attribute:
+            return None
+        relation = self._snapshot.relations.get(column.table_oid)
+        if relation is None or column.attribute < 0:
+            return None
+        name = relation.columns.get(column.attribute)
+        if name is None:  # a column that the catalog, as committed, does not have yet
+            return MaskRule("null", "unknown") if self._masking.labelled(relation) else None
+        mask = self._masking.mask((relation.schema, relation.name, name))
+        return MaskRule(mask.action, mask.label, mask.argument) if mask is not None else None
+
+    def output_masks(self, statement: Statement) -> tuple[MaskRule | None, ...]:
+        """The masks of the last result's columns by lineage alone, for an explanation."""
+        facts = [each for each in self._seen.get(statement.text, ()) if each.rows]
+        outputs = result_columns(facts[-1], self._snapshot, self._state.paths, self._masking) if facts else []
+        return outputs[0].masks if outputs else ()
+
+    def settled(self, statement: Statement, succeeded: bool) -> None:
+        """See ``ports.SessionPolicy``."""
+        try:
+            facts = self._seen.get(statement.text) or read_facts(statement.text, self._state.names)
+        except Unreadable:
+            return
+        for each in facts:
+            if {"ddl"} & each.verbs or each.kind in ("do", "call"):
+                self._stale = True
+            created = {access.name for access in each.accesses if access.temporary or access.schema.startswith("pg_temp")}
+            self._state.temporary |= created if "ddl" in each.verbs else frozenset()
+            if each.kind in ("commit", "rollback", "rollback_to"):
+                self._ended(each.kind, statement.status, succeeded)
+            for change in each.names:
+                self._named(change, succeeded and len(facts) == 1)
+            for setting in each.settings:
+                if setting.name in ("search_path", "*"):
+                    self._moved(setting.values, setting.local, succeeded, statement.status)
+        self._seen, self._key = {}, None
+
+    def _named(self, change: Name, certain: bool) -> None:
+        names = self._state.names
+        if change.facts is None:
+            if certain:  # a DEALLOCATE that failed or is one of several drops nothing that we rely on
+                for key in [key for key in names if key[0] == change.space and change.name in ("*", key[1])]:
+                    del names[key]
+            return
+        key = (change.space, change.name)
+        before = () if certain else names.get(key, ())
+        names[key] = tuple(dict.fromkeys((*before, change.facts), None)) if before else (change.facts,)
+
+    def _moved(self, values: tuple[str, ...] | None, local: bool, succeeded: bool, status: str) -> None:
+        if local and status == "I":
+            return  # outside a transaction it has no effect
+        if values is None:
+            new = self._default
+        else:
+            new = self._path(values)
+        if status != "I" and self._before is None:
+            self._before = self._state.paths
+        self._local = self._local or local
+        self._state.paths = (new,) if succeeded else tuple(dict.fromkeys((*self._state.paths, new)))[-_MOST_PATHS:]
+
+    def _ended(self, kind: str, status: str, succeeded: bool) -> None:
+        if kind == "rollback_to":
+            if self._before is not None:
+                self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
+            return
+        if self._before is not None:
+            if kind == "rollback" or status == "E" or not succeeded:
+                self._state.paths = self._before
+            elif self._local:
+                self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
+        self._before, self._local = None, False
+        self._stale = True  # definitions of the transaction are visible, or gone, only now
+
+    def transaction_status(self, status: str) -> None:
+        """See ``ports.SessionPolicy``."""
+        if status == "I" and self._before is not None:
+            # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
+            self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
+            self._before, self._local, self._key = None, False, None
+
+
+def _split_path(text: str) -> tuple[str, ...]:
+    parts = re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', text)
+    return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts if quoted or plain)
