@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pgwire.ports import MaskRule
-
 from control.policy.catalog import Relation, Snapshot
 from control.policy.decide import Touch
 from control.policy.facts import Facts, Refusal
 from control.policy.lineage import UNKNOWN, Column, Flow, Lineage, trace
 from control.policy.rules import Mask, Policy
+from pgwire.ports import MaskRule
 
 __all__ = ["Masking", "Outputs", "called_opaque", "forbidden_use", "result_columns", "stricter", "touches"]
 
+_KINSHIP = ("AddInherit", "DropInherit", "AttachPartition", "DetachPartition")
 _STRICTNESS = ("null", "fixed", "pseudonym", "keep_last", "keep_first", "email")
 Path = tuple[str, ...]
 
@@ -150,7 +150,7 @@ def _moves_labels(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], mas
     if not facts.tree or facts.kind not in ("rename", "alter_object_schema", "alter_table", "create_table", "create_rule"):
         return None
     text = repr(facts.tree)
-    if facts.kind == "alter_table" and not any(word in text for word in ("AT_AddInherit", "AT_AttachPartition", "AT_DropInherit", "AT_DetachPartition")):
+    if facts.kind == "alter_table" and not any(f"AT_{word}" in text for word in _KINSHIP):
         return None
     if facts.kind == "create_table" and "inhRelations" not in text:
         return None

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgwire.ports import Effect, HoldTerms, Principal, Scope
-
 from control.policy.facts import Facts, explicit_kinds
 from control.policy.rules import Policy, Rule, matches
+from pgwire.ports import Effect, HoldTerms, Principal, Scope
 
 __all__ = ["Ruling", "Touch", "decide"]
 
@@ -40,17 +39,18 @@ class Ruling:
 
 
 # System relations that show other people's data, secrets or statistics of values.
-_CLOSED = frozenset(
-    f"pg_catalog.{name}"
-    for name in (
-        "pg_authid pg_shadow pg_statistic pg_stats pg_statistic_ext_data pg_stats_ext pg_stats_ext_exprs pg_stat_activity pg_largeobject "
-        "pg_user_mapping pg_user_mappings pg_subscription pg_hba_file_rules pg_ident_file_mappings pg_file_settings pg_stat_ssl "
-        "pg_stat_gssapi pg_stat_replication pg_stat_wal_receiver pg_replication_origin_status pg_backend_memory_contexts"
-    ).split()
-)
+_CLOSED_NAMES = (
+    "pg_authid", "pg_shadow", "pg_statistic", "pg_stats", "pg_statistic_ext_data", "pg_stats_ext", "pg_stats_ext_exprs",
+    "pg_stat_activity", "pg_largeobject", "pg_user_mapping", "pg_user_mappings", "pg_subscription", "pg_hba_file_rules",
+    "pg_ident_file_mappings", "pg_file_settings", "pg_stat_ssl", "pg_stat_gssapi", "pg_stat_replication", "pg_stat_wal_receiver",
+    "pg_replication_origin_status", "pg_backend_memory_contexts",
+)  # fmt: skip
+_CLOSED = frozenset(f"pg_catalog.{name}" for name in _CLOSED_NAMES)
 
 
-def decide(policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch], opaque: Sequence[str] = ()) -> Ruling:
+def decide(
+    policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch], opaque: Sequence[str] = ()
+) -> Ruling:
     """The ruling. ``opaque`` are functions called that may do anything; a rule must name them in ``when.functions``."""
     if facts.refusals:
         first = facts.refusals[0]
@@ -66,7 +66,8 @@ def decide(policy: Policy, principal: Principal, scope: Scope, facts: Facts, tou
     work = [touch for touch in touches if not _system(touch.table)]
     if outside := _outside(scope, work, facts):
         allowed = f"Your grant covers {', '.join(sorted(scope.verbs))} on {', '.join(scope.tables)} in {scope.database}."
-        return Ruling(Effect.DENY, "grant", (f"grant: {outside} is outside its scope",), f"pgleash: {outside} is outside your grant", allowed)
+        reason = f"grant: {outside} is outside its scope"
+        return Ruling(Effect.DENY, "grant", (reason,), f"pgleash: {outside} is outside your grant", allowed)
     rules = [rule for rule in policy.rules if rule.who.covers(principal) and matches(rule.database, scope.database)]
     spoken = [(rule, hits) for rule in rules if (hits := _hits(rule, facts, work, opaque)) is not None]
     reasons = tuple(f"{rule.effect.value}: rule {rule.name}" for rule, _ in spoken)

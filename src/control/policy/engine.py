@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.facts import Facts, Name, Unreadable, read_facts
 from control.policy.rules import Policy, PolicyError, matches, read_policy
+from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
 
@@ -134,7 +134,14 @@ class SessionJudge:
     """Implements ``ports.SessionPolicy`` for one session."""
 
     def __init__(
-        self, engine: PolicyEngine, source: CatalogSource, snapshot: Snapshot, principal: Principal, scope: Scope, user: str, path: str | None
+        self,
+        engine: PolicyEngine,
+        source: CatalogSource,
+        snapshot: Snapshot,
+        principal: Principal,
+        scope: Scope,
+        user: str,
+        path: str | None,
     ) -> None:
         self._engine, self._source, self._snapshot = engine, source, snapshot
         self._principal, self._scope, self._user = principal, scope, user
@@ -180,10 +187,11 @@ class SessionJudge:
         if self._policy is not self._engine.policy:
             self._refresh_masking()
         missing = any(
-            self._snapshot.resolve(access.schema, access.name, path) is None and access.verb != "ddl" and access.name not in self._state.temporary
+            self._snapshot.resolve(access.schema, access.name, path) is None
             for each in facts
             for access in each.accesses
             for path in self._state.paths
+            if access.verb != "ddl" and access.name not in self._state.temporary
         )
         if self._stale or missing:
             self._stale = False
@@ -255,7 +263,8 @@ class SessionJudge:
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
         if ruling.effect is not Effect.DENY and self._masking:
-            if (refusal := forbidden_use(facts, self._snapshot, state.paths, self._masking)) is not None:
+            refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
+            if refusal is not None:
                 return Ruling(Effect.DENY, "mask", (f"mask: {refusal.message}",), f"pgleash: {refusal.message}", refusal.hint), touched
         return ruling, touched
 
@@ -271,9 +280,7 @@ class SessionJudge:
         tables = sorted({touch.table for touch in touched})
         changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
         plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
-        names = tuple(
-            (change.name, change.text if change.facts is not None else None) for each in facts for change in each.names
-        )
+        names = tuple((change.name, change.text if change.facts is not None else None) for each in facts for change in each.names)
         verbs = sorted(frozenset().union(*(each.verbs for each in facts)))
         summary: dict[str, Any] = {
             "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
@@ -378,10 +385,7 @@ class SessionJudge:
     def _moved(self, values: tuple[str, ...] | None, local: bool, succeeded: bool, status: str) -> None:
         if local and status == "I":
             return  # outside a transaction it has no effect
-        if values is None:
-            new = self._default
-        else:
-            new = self._path(values)
+        new = self._default if values is None else self._path(values)
         if status != "I" and self._before is None:
             self._before = self._state.paths
         self._local = self._local or local

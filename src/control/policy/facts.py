@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pglast import parser
@@ -89,7 +89,7 @@ class Facts:
     settings: tuple[Setting, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     names: tuple[Name, ...] = ()
-    tree: Node | None = None
+    tree: Node | None = field(default=None, hash=False)
     rows: bool = False
     outputs: bool = False
     executes: bool = True
@@ -139,7 +139,8 @@ _ORDINARY_DDL = frozenset(
 )  # fmt: skip
 _NODE_KINDS = {
     "CreateStmt": "create_table", "IndexStmt": "create_index", "ViewStmt": "create_view", "CreateSeqStmt": "create_sequence",
-    "CreateSchemaStmt": "create_schema", "CompositeTypeStmt": "create_type", "CreateRangeStmt": "create_type", "CreateEnumStmt": "create_enum",
+    "CreateSchemaStmt": "create_schema", "CompositeTypeStmt": "create_type",
+    "CreateRangeStmt": "create_type", "CreateEnumStmt": "create_enum",
     "AlterSeqStmt": "alter_sequence", "RefreshMatViewStmt": "refresh_materialized_view", "RuleStmt": "create_rule", "ListenStmt": "listen",
     "CreateTrigStmt": "create_trigger", "GrantRoleStmt": "grant", "UnlistenStmt": "unlisten", "NotifyStmt": "notify",
     "ConstraintsSetStmt": "set_constraints", "CheckPointStmt": "checkpoint", "SecLabelStmt": "security_label", "LockStmt": "lock",
@@ -211,9 +212,7 @@ class _Walk:
         self.refusals: list[Refusal] = []
 
     def touch(self, relation: Node, verb: str, wide: bool = False) -> None:
-        access = Access(
-            relation.get("schemaname", ""), relation.get("relname", ""), verb, wide, relation.get("relpersistence") == "t"
-        )
+        access = Access(relation.get("schemaname", ""), relation.get("relname", ""), verb, wide, relation.get("relpersistence") == "t")
         before = self.accesses.get((access.schema, access.name, verb))
         if before is None or (wide and not before.wide):
             self.accesses[access.schema, access.name, verb] = access
@@ -293,7 +292,8 @@ class _Walk:
             arguments = call.get("args", [])
             constant = arguments[0].get("A_Const", {}).get("sval", {}).get("sval") if arguments else None
             if constant is None or _watched(constant):
-                self.refusals.append(Refusal(f"set_config of {constant or 'a computed name'} is not available", "Use a plain SET statement."))
+                what = constant or "a computed name"
+                self.refusals.append(Refusal(f"set_config of {what} is not available", "Use a plain SET statement."))
 
 
 # Files, programs, other sessions, and functions that run SQL text which nobody has judged.
@@ -321,7 +321,7 @@ def _watched(name: str) -> bool:
 def _dml(name: str, node: Node) -> Facts:
     walk = _Walk()
     walk.dml(name, node, frozenset())
-    rows = name == "SelectStmt" and not node.get("intoClause") or bool(node.get("returningClause"))
+    rows = (name == "SelectStmt" and not node.get("intoClause")) or bool(node.get("returningClause"))
     return _facts(walk, (_DML_NODES[name],), tree={name: node}, rows=rows, outputs=rows)
 
 
@@ -413,11 +413,13 @@ def _copy(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]])
         walk.touch(node["relation"], "select" if out else "insert")
         walk.walk({key: value for key, value in node.items() if key not in ("relation", "query")})
         columns = string_list(node.get("attlist", []))
-        targets = [{"ColumnRef": {"fields": [{"String": {"sval": name}}]}} for name in columns] or [{"ColumnRef": {"fields": [{"A_Star": {}}]}}]
+        fields = [{"String": {"sval": name}} for name in columns] or [{"A_Star": {}}]
+        targets = [{"ResTarget": {"val": {"ColumnRef": {"fields": [each]}}}} for each in fields]
+        source = {"fromClause": [{"RangeVar": node["relation"]}]}
         if out:
-            tree = {"SelectStmt": {"targetList": [{"ResTarget": {"val": each}} for each in targets], "fromClause": [{"RangeVar": node["relation"]}]}}
+            tree = {"SelectStmt": {"targetList": targets, **source}}
         elif node.get("whereClause"):
-            tree = {"SelectStmt": {"fromClause": [{"RangeVar": node["relation"]}], "whereClause": node["whereClause"]}}
+            tree = {"SelectStmt": {**source, "whereClause": node["whereClause"]}}
     return _facts(walk, (kind,), tree=tree, copies_out=out)
 
 
@@ -486,7 +488,7 @@ def _definition(name: str, node: Node) -> Facts:
         target = string_list(node.get("object", {}).get("List", {}).get("items", []))
         if node["objtype"] in ("OBJECT_COLUMN", "OBJECT_TABCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE"):
             target = target[:-1]
-        if node["objtype"] in _RELATIONS or target and node["objtype"] not in _NOT_RELATIONS:
+        if node["objtype"] in _RELATIONS or (target and node["objtype"] not in _NOT_RELATIONS):
             walk.touch({"schemaname": target[-2] if len(target) > 1 else "", "relname": target[-1]}, "ddl")
     elif name == "VacuumStmt":
         kind = "vacuum" if node.get("is_vacuumcmd") else "analyze"

@@ -78,10 +78,7 @@ def trace(tree: Node, snapshot: Snapshot, path: tuple[str, ...], depth: int = 0)
     (name, node), *_ = tree.items()
     scope = _Scope(None, {})
     outputs: list[tuple[str, Flow]] = []
-    if name == "CreateTableAsStmt":
-        for _, flow in tracer.query(node["query"], scope):
-            tracer.result.writes |= flow.columns
-    elif name == "ViewStmt":
+    if name in ("CreateTableAsStmt", "ViewStmt"):
         for _, flow in tracer.query(node["query"], scope):
             tracer.result.writes |= flow.columns
     elif name in ("SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"):
@@ -405,7 +402,7 @@ class _Tracer:
                     return
             if "ColumnRef" in node:
                 fields = [each.get("String", {}).get("sval", "") for each in node["ColumnRef"]["fields"]]
-                self.result.writes |= {(*name.split(".", 1), fields[-1]) for name in self.result.touched}  # type: ignore[misc]
+                self.result.writes |= {(*name.split(".", 1), fields[-1]) for name in self.result.touched}
             for value in node.values():
                 self.definition(value)
 

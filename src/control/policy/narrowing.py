@@ -23,7 +23,7 @@ def _always(node: Node) -> bool | None:
     """True: holds for every row (nulls aside). False: for none. None: depends on the row."""
     if not _tells_rows_apart(node):
         value = _constant(node)
-        return False if value is False else True
+        return value is not False
     (name, inner), *_ = node.items()
     if name == "BoolExpr":
         values = [_always(argument) for argument in inner["args"]]
@@ -68,10 +68,10 @@ def _complementary(arguments: list[Node]) -> bool:
         for second in arguments[position + 1 :]:
             if _negates(first, second) or _negates(second, first):
                 return True
-            one, two = first.get("A_Expr"), second.get("A_Expr")
-            if one and two and frozenset((_operator(one), _operator(two))) in _COMPLEMENTS:
-                if _same(one.get("lexpr"), two.get("lexpr")) and _same(one.get("rexpr"), two.get("rexpr")):
-                    return True
+            one, two = first.get("A_Expr", {}), second.get("A_Expr", {})
+            opposite = one and two and frozenset((_operator(one), _operator(two))) in _COMPLEMENTS
+            if opposite and _same(one.get("lexpr"), two.get("lexpr")) and _same(one.get("rexpr"), two.get("rexpr")):
+                return True
             null, other = first.get("NullTest"), second.get("NullTest")
             if null and other and _same(null["arg"], other["arg"]) and null.get("nulltesttype") != other.get("nulltesttype"):
                 return True
@@ -121,7 +121,8 @@ def _constant(node: Node) -> bool | None:
     if expression.get("kind") == "AEXPR_OP":
         left, right = _number(expression.get("lexpr")), _number(expression.get("rexpr"))
         if left is not None and right is not None:
-            compare = {"=": left == right, "<>": left != right, "<": left < right, ">": left > right, "<=": left <= right, ">=": left >= right}
+            compare = {"=": left == right, "<>": left != right, "<": left < right, ">": left > right}
+            compare |= {"<=": left <= right, ">=": left >= right}
             return compare.get(_operator(expression))
     return None
 

@@ -13,9 +13,10 @@ from functools import lru_cache
 from io import StringIO
 from typing import Any
 
-from pgwire.ports import Effect, Principal
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+
+from pgwire.ports import Effect, Principal
 
 __all__ = ["AutoGrant", "Mask", "Policy", "PolicyError", "Rule", "When", "Who", "matches", "read_policy"]
 
@@ -193,8 +194,8 @@ class _Reader:
         return value
 
     def seconds(self, node: Any, key: str, default: float) -> float:
-        number = self.value(node, key, default, lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0, "seconds above 0")
-        return float(number)
+        right = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v > 0  # noqa: E731
+        return float(self.value(node, key, default, right, "seconds above 0"))
 
     def text(self, node: Any, key: str) -> str:
         return str(self.value(node, key, "", lambda v: isinstance(v, str) and bool(v), "a text"))
@@ -224,9 +225,10 @@ class _Reader:
         for rule in rules:
             if names.count(rule.name) > 1:
                 self.problems.append(f"{self.source}:{rule.line}: the rule name {rule.name!r} is used more than once")
-        masks = [mask for index, item in enumerate(self.entries(document, "masks")) if (mask := self.mask(item, document["masks"], index, labels))]
-        grants = [grant for index, item in enumerate(self.entries(document, "grants")) if (grant := self.grant(item, document["grants"], index))]
-        return Policy(version, read, tuple(rules), tuple(masks), tuple(grants))
+        masks, grants = self.entries(document, "masks"), self.entries(document, "grants")
+        masked = [mask for index, item in enumerate(masks) if (mask := self.mask(item, masks, index, labels))]
+        granted = [grant for index, item in enumerate(grants) if (grant := self.grant(item, grants, index))]
+        return Policy(version, read, tuple(rules), tuple(masked), tuple(granted))
 
     def columns(self, labels: Any, label: Any) -> tuple[str, ...]:
         patterns = self.names(labels, label)
@@ -292,4 +294,5 @@ class _Reader:
         if not self.mapping(node, parent, index, {"who", "database", "tables", "verbs", "duration"}, {"who", "database"}, "a grant"):
             return None
         verbs = frozenset(self.names(node, "verbs", ("select",), VERBS))
-        return AutoGrant(self.text(node, "database"), self.who(node), self.tables(node, ("*.*",)), verbs, self.seconds(node, "duration", 900.0))
+        duration = self.seconds(node, "duration", 900.0)
+        return AutoGrant(self.text(node, "database"), self.who(node), self.tables(node, ("*.*",)), verbs, duration)
