@@ -1,0 +1,24 @@
+"""What people's and bots' requests about grants, approvals and sessions can fail with.
+
+Never add here: refusals to agents on the wire (those are ``pgwire.ports.Refused``).
+"""
+
+from __future__ import annotations
+
+__all__ = ["InvalidArgument", "NotAllowed", "NotFound", "WrongState"]
+
+
+class NotFound(Exception):
+    """There is no such grant, approval or session."""
+
+
+class WrongState(Exception):
+    """It exists, but is past the point where this can be done to it."""
+
+
+class NotAllowed(Exception):
+    """This principal may not do it."""
+
+
+class InvalidArgument(Exception):
+    """The request itself is wrong; the message says what would be right."""
