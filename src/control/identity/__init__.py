@@ -1,0 +1,1 @@
+"""Who acts: tokens checked against their issuers, proofs turned into principals."""
