@@ -1,0 +1,140 @@
+"""A leg while Python drives it: connecting, TLS, login. Awaitable calls over :class:`pgwire.hot.leg.Leg`.
+
+Never add here: protocol knowledge beyond the one byte that answers an SSLRequest, or anything for the time after login.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from pgwire.errors import ServerUnavailable
+from pgwire.hot.leg import Leg
+from pgwire.hot.relay import Reactor
+from pgwire.hot.tls import TlsContext, TlsError
+from pgwire.ports import Lease, ServerTls
+from pgwire.server_startup import ssl_request
+
+__all__ = ["ColdLeg", "connect", "tune"]
+
+_contexts: dict[ServerTls, TlsContext] = {}
+
+
+def tune(sock: socket.socket) -> None:
+    """Options of every socket: no delay, and keepalive that finds a dead peer within about two minutes."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+class ColdLeg:
+    """One socket with awaitable calls. Owns the leg until ``release`` and closes it in ``close``."""
+
+    def __init__(self, reactor: Reactor, fd: int) -> None:
+        self.leg = Leg(reactor, fd)
+        self._ready: asyncio.Future[None] | None = None
+        self.leg.waiter = self._wake
+
+    def _wake(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    async def _until(self, *, read: bool = False, write: bool = False) -> None:
+        self._ready = asyncio.get_running_loop().create_future()
+        self.leg.arm(read, write)
+        try:
+            await self._ready
+        finally:
+            self._ready = None
+
+    async def receive(self) -> bytes:
+        """Some bytes; b"" at the end. Raises ConnectionError."""
+        while (data := self.leg.receive()) is None:
+            await self._until(read=True)
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Send all of ``data``. Raises ConnectionError."""
+        self.leg.send(data)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until everything sent is in the socket. Raises ConnectionError."""
+        while self.leg.pending:
+            await self._until(write=True)
+            self.leg.flush()
+
+    async def start_tls(self, context: TlsContext, host: str = "") -> None:
+        """Do the TLS handshake. Raises TlsError."""
+        self.leg.start_tls(context, host)
+        while state := self.leg.handshake():
+            await self._until(read=state == 1, write=state == 2)
+
+    def close(self) -> None:
+        """Close at once."""
+        self.leg.waiter = None
+        self.leg.close()
+
+
+def _client_context(tls: ServerTls) -> TlsContext:
+    # One context per way to reach a server: making one reads the trust store.
+    context = _contexts.get(tls)
+    if context is None:
+        context = _contexts[tls] = TlsContext.client(tls.mode, tls.ca_file)
+    return context
+
+
+async def connect(reactor: Reactor, lease: Lease, timeout: float = 10.0) -> ColdLeg:
+    """A connection to the lease's server, with TLS as the lease asks for. Raises ``ServerUnavailable``."""
+    where = f"{lease.host}:{lease.port}"
+    try:
+        async with asyncio.timeout(timeout):
+            leg = ColdLeg(reactor, await _dial(lease.host, lease.port))
+            try:
+                if lease.tls.mode != "disable":
+                    await _secure(leg, lease, where)
+            except BaseException:
+                leg.close()
+                raise
+            return leg
+    except TimeoutError:
+        raise ServerUnavailable("the database server does not answer", private=f"{where}: no answer in {timeout:g} s") from None
+    except (OSError, TlsError) as error:
+        raise ServerUnavailable("the database server can't be reached", private=f"{where}: {error}") from error
+
+
+async def _dial(host: str, port: int) -> int:
+    loop = asyncio.get_running_loop()
+    problem: OSError = OSError("no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            tune(sock)
+            await loop.sock_connect(sock, address)
+            return sock.detach()
+        except OSError as error:
+            problem = error
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+    raise problem
+
+
+async def _secure(leg: ColdLeg, lease: Lease, where: str) -> None:
+    await leg.send(ssl_request())
+    answer = leg.leg.receive(1)
+    while answer is None:
+        await leg._until(read=True)
+        answer = leg.leg.receive(1)
+    if answer != b"S":
+        # Whatever else came is not protected, so it is not shown either.
+        raise ServerUnavailable(
+            "the database server does not offer TLS",
+            hint=f"The gateway asks for TLS mode {lease.tls.mode}: enable ssl on the server, or set tls.mode for this database.",
+            private=f"{where}: answered {answer!r} to SSLRequest",
+        )
+    await leg.start_tls(_client_context(lease.tls), lease.host)

@@ -1,0 +1,292 @@
+"""What C asks while a session serves: verdicts, holds, mask plans, clean diagnostics, the end.
+
+The event handler answers at once what needs no waiting, and starts one task for what does. There is at most one
+statement under decision at a time: what stands behind it waits on the wire.
+
+Never add here: socket calls, or opening and closing of the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from pgwire.diagnostics import scrub
+from pgwire.errors import error_response, from_refused, notice_response
+from pgwire.hot.masking import MaskPlan
+from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
+from pgwire.messages import row_description
+from pgwire.plans import compile_plan
+from pgwire.ports import Approvals, Audit, Decision, Effect, Refused, SessionInfo, SessionPolicy, Statement, Verdict
+
+__all__ = ["Serving"]
+
+_log = logging.getLogger(__name__)
+_PROTOCOLS = {b"Q": "simple", b"P": "parse", b"E": "execute", b"F": "function"}
+_REMIND = 15.0  # seconds between notices while a statement is held
+
+
+class Serving:
+    """The answers to one link. ``over`` resolves to the reason when the session is to end."""
+
+    def __init__(self, approvals: Approvals, audit: Audit, policy: SessionPolicy, info: SessionInfo, mask_key: bytes) -> None:
+        self.link: Link | None = None
+        self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.last_words = b""
+        self._approvals = approvals
+        self._audit = audit
+        self._policy = policy
+        self._info = info
+        self._mask_key = mask_key
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._cancelled: asyncio.Future[str] | None = None
+        self._settling: tuple[Statement, Verdict] | None = None
+        self._status_due = False
+
+    # -- called from the reactor ---------------------------------------------------------------------------------
+
+    def on_event(self, bits: int, from_client: bool) -> None:
+        """The link's handler. Must not wait."""
+        link = self.link
+        if link is None:
+            return
+        if bits & SETTLED:
+            self._settled(link)
+        if bits & FILTER:
+            self._filter(link)
+        if bits & ADMIT:
+            self._start(self._decide(link))
+        if bits & DESCRIBE:
+            self._start(self._plan(link))
+        if bits & BROKEN:
+            sqlstate, why = link.problem or ("08P01", "protocol violation")
+            self.finish(sqlstate, why)
+        elif bits & GONE:
+            self._gone(link, from_client)
+
+    def _gone(self, link: Link, from_client: bool) -> None:
+        if from_client:
+            self._end("the client said goodbye" if link.quit else "the client's connection was lost", b"")
+        elif link.told_why:
+            self._end("the database server ended the session", b"")
+        else:
+            self.finish("08006", "the database server closed the connection unexpectedly")
+
+    def _filter(self, link: Link) -> None:
+        request = link.filter_request()
+        if request is None:
+            return
+        kind, body = request
+        try:
+            clean = scrub(kind, body)
+        except Exception:
+            _log.exception("a diagnostic message could not be cleaned")
+            self.finish("XX000", "internal error in the gateway; the session ends")
+            return
+        link.filtered(kind + (len(clean) + 4).to_bytes(4, "big") + clean)
+
+    def _settled(self, link: Link) -> None:
+        settling, self._settling = self._settling, None
+        if settling is not None:
+            statement, verdict = settling
+            succeeded = link.settled()
+            self._policy.settled(statement, succeeded)
+            self._policy.transaction_status(link.status)
+            if succeeded:
+                for name, text in verdict.names:
+                    if text is not None:
+                        link.define_name(name.encode(), text)
+                    else:
+                        link.forget_name(None if name == "*" else name.encode())
+            self.follow_policy()
+        link.resume()
+
+    def follow_policy(self) -> None:
+        """Use the policy as it is now for what comes next."""
+        if self.link is not None:
+            self.link.set_policy(self._policy.key, self._policy.scrubs)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self, sqlstate: str, message: str) -> None:
+        """End the session with a FATAL."""
+        self._end(message, error_response("FATAL", sqlstate, message))
+
+    def _end(self, reason: str, last_words: bytes) -> None:
+        if not self.over.done():
+            self.last_words = last_words
+            self.over.set_result(reason)
+
+    async def stop(self) -> None:
+        """Take back what is waited for: nobody can approve it any more."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cancel_hold(self) -> bool:
+        """The client cancels. True when it was a held statement."""
+        if self._cancelled is not None and not self._cancelled.done():
+            self._cancelled.set_result("cancelled by the client")
+            return True
+        return False
+
+    # -- what needs waiting --------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            _log.exception("session %s failed", self._info.id)
+            self.finish("XX000", "internal error in the gateway; the session ends")
+
+    async def _decide(self, link: Link) -> None:
+        request = link.request()
+        if request is None:
+            return
+        kind, text, name, portal, parameters, formats, problem = request
+        if problem == "audit":
+            link.refuse(error_response("ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."))
+            return
+        if problem == "portal":
+            link.refuse(error_response("ERROR", "34000", f'portal "{portal}" does not exist'))
+            return
+        statement = Statement(text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status)
+        try:
+            verdict = await self._policy.judge(statement)
+        except Refused as refused:
+            self._note_denied(statement, Verdict(Effect.DENY, (refused.message,), sqlstate=refused.sqlstate))
+            link.refuse(from_refused(refused, fatal=False))
+            return
+        except Exception:
+            _log.exception("a statement could not be judged")
+            self._note_denied(statement, Verdict(Effect.DENY, ("the policy failed",)))
+            link.refuse(error_response("ERROR", "42501", "the statement could not be judged and is denied", hint="Ask the gateway's operator."))
+            return
+        self.follow_policy()
+        if verdict.effect is Effect.DENY:
+            self._deny(link, statement, verdict)
+        elif kind == b"P":
+            # A held statement may be prepared: nothing runs before it is executed, and then it is asked for.
+            runs = verdict.effect is Effect.ALLOW and verdict.cacheable
+            link.admit(text, runs, verdict.masks, runs, False)
+        elif verdict.effect is Effect.ALLOW:
+            self._admit(link, statement, verdict)
+        else:
+            await self._hold(link, statement, verdict)
+
+    def _admit(self, link: Link, statement: Statement, verdict: Verdict) -> None:
+        if verdict.settles:
+            self._settling = (statement, verdict)
+        cacheable = verdict.effect is Effect.ALLOW and verdict.cacheable
+        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles)
+
+    def _deny(self, link: Link, statement: Statement, verdict: Verdict) -> None:
+        if not self._note_denied(statement, verdict):
+            link.refuse(error_response("ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."))
+            return
+        message = verdict.message or "the statement is denied by policy"
+        link.refuse(from_refused(Refused(verdict.sqlstate, message, hint=verdict.hint, detail=verdict.detail), fatal=False))
+
+    def _note_denied(self, statement: Statement, verdict: Verdict) -> bool:
+        try:
+            self._audit.record(
+                "statement.denied",
+                {
+                    "session": self._info.id,
+                    "subject": self._info.principal.subject,
+                    "text": statement.text.decode("utf-8", "replace"),
+                    "rule": verdict.rule,
+                    "reasons": list(verdict.reasons),
+                    "policy_version": verdict.policy_version,
+                    "sqlstate": verdict.sqlstate,
+                },
+                self._info.number,
+            )
+        except Refused as refused:
+            _log.error("a denial could not be audited: %s", refused)
+            return False
+        return True
+
+    async def _hold(self, link: Link, statement: Statement, verdict: Verdict) -> None:
+        self._cancelled = asyncio.get_running_loop().create_future()
+        try:
+            decision, name = await self._wait_for_decision(link, statement, verdict, self._cancelled)
+        except Refused as refused:
+            link.refuse(from_refused(refused, fatal=False))
+            return
+        finally:
+            self._cancelled = None
+        self.follow_policy()
+        if decision.state == "APPROVED":
+            self._admit(link, statement, verdict)
+            return
+        detail = {"approval": name, "rule": verdict.rule, "state": decision.state}
+        if decision.state == "DENIED":
+            message = f"the statement was denied by {decision.approver or 'an approver'}"
+            hint = decision.comment or "Ask the approver what would be acceptable."
+            if decision.approver:
+                detail["approver"] = decision.approver
+            sqlstate = "42501"
+        elif decision.state == "EXPIRED":
+            message = "nobody decided on the statement in time; it was not run"
+            hint = f"Ask an approver to look at {name} sooner, then run the statement again."
+            sqlstate = "57014"
+        else:
+            message = "canceling statement due to user request; it was held and has not run"
+            hint = ""
+            sqlstate = "57014"
+        link.refuse(from_refused(Refused(sqlstate, message, hint=hint, detail=detail), fatal=False))
+
+    async def _wait_for_decision(
+        self, link: Link, statement: Statement, verdict: Verdict, cancelled: asyncio.Future[str]
+    ) -> tuple[Decision, str]:
+        pending = await self._approvals.ask(self._info, statement, verdict)
+        waiting = asyncio.ensure_future(pending.wait())
+        settled = False
+        try:
+            seconds = max(0, round(pending.expires_at - time.time()))
+            reasons = "; ".join(verdict.reasons) or verdict.rule
+            link.tell_client(
+                notice_response("01000", f"statement held: waiting for {pending.name}", detail=reasons, hint=f"It runs once approved; nobody deciding for {seconds} s refuses it.")
+            )
+            while True:
+                done, _ = await asyncio.wait({waiting, cancelled}, timeout=_REMIND, return_when=asyncio.FIRST_COMPLETED)
+                if waiting in done:
+                    settled = True
+                    return waiting.result(), pending.name
+                if cancelled in done:
+                    return Decision("CANCELLED"), pending.name
+                link.tell_client(notice_response("01000", f"statement still held: waiting for {pending.name}"))
+        finally:
+            waiting.cancel()
+            if not settled:
+                await asyncio.shield(pending.withdraw("the statement was cancelled or its session ended"))
+
+
+    async def _plan(self, link: Link) -> None:
+        request = link.describe_request()
+        if request is None:
+            return
+        text, index, body = request
+        plan: MaskPlan | None
+        try:
+            columns = row_description(body)
+            rules = await self._policy.columns(Statement(text, "simple", status=link.status), index, columns)
+            if len(rules) != len(columns):
+                raise ValueError("the policy answered for another number of columns")
+            plan = compile_plan(columns, rules, self._mask_key)
+        except Refused as refused:
+            self.finish(refused.sqlstate, refused.message)
+            return
+        link.set_plan(plan)

@@ -1,0 +1,370 @@
+"""One session, read from top to bottom: greet, authenticate, lease, connect, welcome, serve, farewell.
+
+While it serves, :class:`pgwire.hot.relay.Link` does the work in C and asks this object what C can't decide; the asking is
+in :mod:`pgwire.serving`.
+
+Never add here: reading of message bodies, or knowledge of what a policy or a credential is made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pgwire.cancel import CancelKeys
+from pgwire.client_startup import AnswerTls, CancelRequested, ClientStartup, NeedMore, PasswordGiven, RefuseEncryption, Started
+from pgwire.errors import GatewayError, TooManyConnections, error_response, from_refused
+from pgwire.hot.relay import Link, Reactor
+from pgwire.hot.tls import TlsContext, TlsError
+from pgwire.legs import ColdLeg, connect
+from pgwire.messages import cancel_request
+from pgwire.parameters import server_parameters
+from pgwire.ports import (
+    Approvals,
+    Audit,
+    Credentials,
+    Grant,
+    Grants,
+    Identity,
+    Lease,
+    Peer,
+    Policy,
+    Principal,
+    Proof,
+    Refused,
+    SessionInfo,
+    SessionPolicy,
+    Sessions,
+)
+from pgwire.server_startup import Ready, ServerStartup
+from pgwire.serving import Serving
+
+__all__ = ["Parts", "Session"]
+
+_log = logging.getLogger(__name__)
+_FAREWELL = 5.0  # seconds for the last bytes to reach the client
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a session works with: the ports and the settings of the listener.
+
+    ``login_timeout`` is seconds, ``max_statement`` and ``statement_bytes`` bytes (the latter: recorded of one statement's
+    traffic, 0 for nothing). ``mask_key`` is 32 secret bytes for pseudonyms. ``new_number`` gives journal session numbers.
+    """
+
+    identity: Identity
+    grants: Grants
+    credentials: Credentials
+    policy: Policy
+    approvals: Approvals
+    audit: Audit
+    sessions: Sessions
+    new_number: Callable[[], int]
+    mask_key: bytes = field(repr=False)
+    tls: TlsContext | None = None
+    plaintext_on_loopback: bool = False
+    login_timeout: float = 30.0
+    max_statement: int = 16 * 1024 * 1024
+    statement_bytes: int = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Opened:
+    # what has been opened on the way in, for the way out
+    info: SessionInfo
+    lease: Lease
+    policy: SessionPolicy
+    server: ColdLeg
+    ready: Ready
+    key: bytes = b""
+
+
+class Session:
+    """One client connection. ``run`` never raises."""
+
+    def __init__(self, parts: Parts, reactor: Reactor, client: ColdLeg, peer: Peer, keys: CancelKeys, full: bool = False) -> None:
+        self._parts = parts
+        self._reactor = reactor
+        self._client = client
+        self._peer = peer
+        self._keys = keys
+        self._full = full
+        self._opened: _Opened | None = None
+        self._serving: Serving | None = None
+        self._ending: tuple[str, str] | None = None
+        self._startup = ClientStartup(tls_available=parts.tls is not None, plaintext_allowed=_plaintext(parts, peer))
+
+    async def run(self) -> None:
+        """The whole session. Every failure is told to the client, as far as it may know it."""
+        try:
+            await self._run()
+        except Refused as refused:
+            if refused.private:
+                _log.warning("session refused: %s (%s)", refused, refused.private)
+            await self._say(from_refused(refused, fatal=True))
+        except (ConnectionError, TlsError) as error:
+            _log.info("connection from %s ended: %s", self._peer.address, error)
+        except asyncio.CancelledError:
+            await self._say(error_response("FATAL", "57P01", "the gateway is shutting down"))
+        except Exception:
+            _log.exception("session failed")
+            await self._say(error_response("FATAL", "XX000", "internal error in the gateway; the session ends"))
+        finally:
+            self._client.close()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.timeout(self._parts.login_timeout):
+                started = await self._greet()
+                if started is None:
+                    return
+                opened = await self._log_in(started)
+        except TimeoutError:
+            raise GatewayError("08006", f"the login took longer than {self._parts.login_timeout:g} s") from None
+        self._opened = opened
+        reason = "the gateway failed"
+        try:
+            reason = await self._serve(opened)
+        finally:
+            await self._farewell(opened, reason)
+
+    async def _greet(self) -> Started | None:
+        """Up to the startup message. None: it was a cancel request and has been done."""
+        startup, client = self._startup, self._client
+        while True:
+            event = startup.next_event()
+            if isinstance(event, NeedMore):
+                data = await client.receive()
+                if not data:
+                    raise ConnectionResetError("closed before the startup message")
+                startup.receive(data)
+            elif isinstance(event, AnswerTls):
+                assert self._parts.tls is not None
+                await client.send(event.reply)
+                await client.start_tls(self._parts.tls)
+                startup.tls_started()
+            elif isinstance(event, RefuseEncryption):
+                await client.send(event.reply)
+            elif isinstance(event, CancelRequested):
+                target = self._keys.find(event.pid, event.key)
+                if target is not None:
+                    target.cancel()
+                return None
+            elif isinstance(event, Started):
+                if self._full:
+                    raise TooManyConnections("the gateway has no free connection")
+                return event
+            else:
+                raise GatewayError("08P01", "unexpected message during startup")
+
+    async def _password(self) -> str:
+        startup, client = self._startup, self._client
+        await client.send(startup.ask_password())
+        while True:
+            event = startup.next_event()
+            if isinstance(event, PasswordGiven):
+                return event.password
+            if not isinstance(event, NeedMore):
+                raise GatewayError("08P01", "unexpected message during authentication")
+            data = await client.receive()
+            if not data:
+                raise ConnectionResetError("closed during authentication")
+            startup.receive(data)
+
+    async def _log_in(self, started: Started) -> _Opened:
+        parts = self._parts
+        parameters = server_parameters(started.parameters)
+        name = started.parameters.get("application_name", "")
+        peer = Peer(self._peer.address, self._peer.port, self._client.leg.encrypted)
+        proof = Proof(started.user, started.database, await self._password(), peer, name)
+        principal: Principal | None = None
+        try:
+            principal = await parts.identity.authenticate(proof)
+            grant = await parts.grants.open(principal, started.database)
+            return await self._open(started, principal, grant, peer, name, parameters)
+        except Refused as refused:
+            self._note_refusal(started, principal, peer, refused)
+            raise
+
+    def _note_refusal(self, started: Started, principal: Principal | None, peer: Peer, refused: Refused) -> None:
+        self._parts.audit.record(
+            "session.refused",
+            {
+                "user": started.user,
+                "subject": principal.subject if principal else None,
+                "database": started.database,
+                "peer": f"{peer.address}:{peer.port}",
+                "sqlstate": refused.sqlstate,
+                "message": refused.message,
+            },
+        )
+
+    async def _open(self, started: Started, principal: Principal, grant: Grant, peer: Peer, name: str, parameters: dict[str, str]) -> _Opened:
+        parts = self._parts
+        session_id = "ses_" + secrets.token_hex(10)
+        lease = await parts.credentials.lease(grant, session_id)
+        server: ColdLeg | None = None
+        try:
+            policy = await parts.policy.open(principal, grant, lease)
+            server = await connect(self._reactor, lease)
+            ready = await self._server_login(server, lease, parameters)
+            info = SessionInfo(
+                session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time()
+            )
+            parts.audit.record(
+                "session.opened",
+                {
+                    "id": info.id,
+                    "number": info.number,
+                    "subject": principal.subject,
+                    "issuer": principal.issuer,
+                    "groups": sorted(principal.groups),
+                    "acts_for": principal.acts_for,
+                    "token_id": principal.token_id,
+                    "grant": grant.id,
+                    "database": started.database,
+                    "peer": f"{peer.address}:{peer.port}",
+                    "tls": peer.tls,
+                    "server_user": lease.user,
+                    "server_pid": ready.pid,
+                    "application_name": name,
+                },
+                info.number,
+            )
+            await parts.sessions.register(info, self.end)
+            opened = _Opened(info, lease, policy, server, ready)
+            opened.key = self._keys.issue(ready.pid, self)
+            return opened
+        except BaseException:
+            if server is not None:
+                server.close()
+            await asyncio.shield(parts.credentials.give_back(lease))
+            raise
+
+    async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str]) -> Ready:
+        certificate = server.leg.peer_certificate()
+        startup = ServerStartup(lease.user, lease.password, lease.dbname, {**parameters, **lease.parameters}, certificate, server.leg.encrypted)
+        await server.send(startup.start())
+        while True:
+            event = startup.next_event()
+            if isinstance(event, Ready):
+                if startup.rest:
+                    server.leg.unread(startup.rest)
+                return event
+            if isinstance(event, NeedMore):
+                data = await server.receive()
+                if not data:
+                    raise GatewayError("08001", "the database server closed the connection during login")
+                startup.receive(data)
+            else:
+                await server.send(event.data)
+
+    async def _serve(self, opened: _Opened) -> str:
+        parts = self._parts
+        serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key)
+        link = Link(
+            self._reactor,
+            self._client.leg,
+            opened.server.leg,
+            opened.info.number,
+            serving.on_event,
+            statement_bytes=parts.statement_bytes,
+            max_statement=parts.max_statement,
+        )
+        serving.link = link
+        self._serving = serving
+        self._client.leg.send(self._startup.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
+        if self._startup.rest:
+            self._client.leg.unread(self._startup.rest)
+        serving.follow_policy()
+        link.start()
+        if self._ending is not None:
+            serving.finish(*self._ending)
+        ends = min(opened.info.grant.expires_at, opened.lease.expires_at)
+        timer = None
+        if ends < time.time() + 86400 * 30:
+            timer = asyncio.get_running_loop().call_later(
+                max(0.0, ends - time.time()), self.end, "57P01", "the grant of this session has expired"
+            )
+        try:
+            return await serving.over
+        except asyncio.CancelledError:
+            serving.finish("57P01", "the gateway is shutting down")
+            return "the gateway is shutting down"
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _farewell(self, opened: _Opened, reason: str) -> None:
+        serving = self._serving
+        parts = self._parts
+        statements = 0
+        self._keys.withdraw(opened.ready.pid, self)
+        if serving is not None and serving.link is not None:
+            busy = serving.link.outstanding
+            statements = serving.link.statements
+            await serving.stop()
+            serving.link.end(serving.last_words)
+            if busy and not opened.server.leg.closed:
+                await self._cancel_on_server(opened)
+        with contextlib.suppress(ConnectionError):
+            opened.server.leg.send(b"X\x00\x00\x00\x04")
+        opened.server.close()
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._client.flush()
+        self._client.close()
+        try:
+            parts.audit.record("session.closed", {"id": opened.info.id, "reason": reason, "statements": statements}, opened.info.number)
+        except Refused as refused:
+            _log.error("the end of session %s could not be audited: %s", opened.info.id, refused)
+        await parts.sessions.closed(opened.info, reason, statements)
+        await parts.credentials.give_back(opened.lease)
+        if serving is not None:
+            serving.link = None
+
+    def end(self, sqlstate: str, message: str) -> None:
+        """End the session with a FATAL, now. Safe to call at any time from the event loop."""
+        self._ending = (sqlstate, message)
+        if self._serving is not None:
+            self._serving.finish(sqlstate, message)
+
+    def refresh(self) -> None:
+        """The policy or the catalog may have changed: verdicts made before are not used again."""
+        if self._serving is not None:
+            self._serving.follow_policy()
+
+    def cancel(self) -> None:
+        """Stop what runs on the server or waits for an approval."""
+        if self._serving is not None and self._opened is not None and not self._serving.cancel_hold():
+            self._canceller = asyncio.ensure_future(self._cancel_on_server(self._opened))
+
+    async def _cancel_on_server(self, opened: _Opened) -> None:
+        try:
+            leg = await connect(self._reactor, opened.lease, timeout=5.0)
+        except Refused as refused:
+            _log.warning("cancel request not sent: %s", refused.private or refused)
+            return
+        try:
+            await leg.send(cancel_request(opened.ready.pid, opened.ready.key))
+            async with asyncio.timeout(5.0):
+                await leg.receive()
+        except (ConnectionError, TimeoutError):
+            pass
+        finally:
+            leg.close()
+
+    async def _say(self, message: bytes) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._client.send(message)
+
+
+def _plaintext(parts: Parts, peer: Peer) -> bool:
+    return parts.plaintext_on_loopback and peer.address in ("127.0.0.1", "::1")
