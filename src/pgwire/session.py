@@ -41,6 +41,7 @@ from pgwire.ports import (
     SessionPolicy,
     Sessions,
 )
+from pgwire.server_startup import NeedMore as ServerNeedsMore
 from pgwire.server_startup import Ready, ServerStartup
 from pgwire.serving import Serving
 
@@ -257,7 +258,7 @@ class Session:
                 if startup.rest:
                     server.leg.unread(startup.rest)
                 return event
-            if isinstance(event, NeedMore):
+            if isinstance(event, ServerNeedsMore):
                 data = await server.receive()
                 if not data:
                     raise GatewayError("08001", "the database server closed the connection during login")
