@@ -1,0 +1,178 @@
+"""The sessions that live and have lived, and the way to end one.
+
+Never add here: the journal's records of a session, or its traffic.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from control.grants.errors import NotFound, WrongState
+from control.store.database import Store
+from control.store.feed import Feed
+from pgwire.ports import Audit, Principal, SessionInfo
+
+__all__ = ["SessionRecord", "SessionRegistry"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """One session. Times are Unix seconds; ``ended_at`` is None while it lives."""
+
+    id: str
+    number: int
+    subject: str
+    acts_for: str | None
+    groups: tuple[str, ...]
+    grant_id: str
+    database: str
+    peer: str
+    peer_port: int
+    tls: bool
+    server_user: str
+    application_name: str
+    started_at: float
+    ended_at: float | None
+    end_reason: str
+    statements: int
+
+
+class SessionRegistry:
+    """Implements ``pgwire.ports.Sessions``, and what operators do. ``changes`` tells of begins and ends."""
+
+    def __init__(self, store: Store, audit: Audit, clock: Callable[[], float] = time.time) -> None:
+        self.changes: Feed[SessionRecord] = Feed()
+        self._store = store
+        self._audit = audit
+        self._clock = clock
+        self._live: dict[str, tuple[SessionInfo, Callable[[str, str], None]]] = {}
+
+    async def start(self) -> None:
+        """Sessions that an earlier process did not see end are over."""
+        now = self._clock()
+        await self._store.run(
+            lambda db: db.execute("UPDATE sessions SET ended_at = ?, end_reason = 'the gateway was restarted' WHERE ended_at IS NULL", (now,))
+        )
+
+    async def register(self, session: SessionInfo, end: Callable[[str, str], None]) -> None:
+        """A session begins."""
+        principal = session.principal
+        values = (
+            session.id,
+            session.number,
+            principal.subject,
+            principal.acts_for,
+            json.dumps(sorted(principal.groups)),
+            session.grant.id,
+            session.database,
+            session.peer.address,
+            session.peer.port,
+            int(session.peer.tls),
+            session.server_user,
+            session.application_name,
+            session.started_at,
+        )
+
+        def work(db: sqlite3.Connection) -> sqlite3.Row:
+            row: sqlite3.Row = db.execute(
+                "INSERT INTO sessions (id, number, subject, acts_for, groups, grant_id, database, peer, peer_port, tls, server_user,"
+                " application_name, started_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
+                values,
+            ).fetchone()
+            return row
+
+        self._live[session.id] = (session, end)
+        try:
+            row = await self._store.run(work)
+            ended = await self._store.run(
+                lambda db: db.execute("SELECT 1 FROM grants WHERE id = ? AND state <> 'ACTIVE'", (session.grant.id,)).fetchone()
+            )
+        except BaseException:
+            self._live.pop(session.id, None)
+            raise
+        self.changes.publish(_record(row))
+        if ended is not None:
+            # The grant ended between its opening and now, when nobody could yet know of this session.
+            end("57P01", "the grant of this session has ended")
+
+    async def closed(self, session: SessionInfo, reason: str, statements: int) -> None:
+        """A session is over. Never raises."""
+        self._live.pop(session.id, None)
+        now = self._clock()
+        try:
+            row = await self._store.run(
+                lambda db: db.execute(
+                    "UPDATE sessions SET ended_at = ?, end_reason = ?, statements = ? WHERE id = ? RETURNING *",
+                    (now, reason, statements, session.id),
+                ).fetchone()
+            )
+        except Exception:
+            _log.exception("the end of session %s was not kept", session.id)
+            return
+        if row is not None:
+            self.changes.publish(_record(row))
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """One session. Raises ``NotFound``."""
+        row = await self._store.run(lambda db: db.execute("SELECT * FROM sessions WHERE id = ?", (session_id,)).fetchone())
+        if row is None:
+            raise NotFound(f"there is no session {session_id}")
+        return _record(row)
+
+    async def list(
+        self, *, live: bool | None = None, subject: str | None = None, database: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[SessionRecord]:
+        """Sessions, newest first; ``live`` picks those that go on (True) or are over (False)."""
+        clauses = [f"{column} = ?" for column, value in (("subject", subject), ("database", database)) if value]
+        if live is not None:
+            clauses.append(f"ended_at IS {'' if live else 'NOT '}NULL")
+        sql = f"SELECT * FROM sessions WHERE {' AND '.join(clauses) or '1'} ORDER BY started_at DESC, id LIMIT ? OFFSET ?"
+        values = [value for value in (subject, database) if value]
+        rows = await self._store.run(lambda db: db.execute(sql, (*values, limit, offset)).fetchall())
+        return [_record(row) for row in rows]
+
+    async def terminate(self, session_id: str, *, by: Principal, reason: str = "") -> SessionRecord:
+        """End a live session with a FATAL. Raises ``NotFound``, ``WrongState``."""
+        record = await self.get(session_id)
+        live = self._live.get(session_id)
+        if live is None:
+            raise WrongState(f"session {session_id} is over already")
+        info, end = live
+        end("57P01", f"the session was ended by {by.subject}" + (f": {reason}" if reason else ""))
+        self._audit.record("session.terminated", {"id": session_id, "by": by.subject, "reason": reason}, info.number)
+        return record
+
+    def end_grant(self, grant_id: str, message: str) -> int:
+        """End every live session of a grant with a FATAL (57P01). Returns how many."""
+        ends = [end for info, end in self._live.values() if info.grant.id == grant_id]
+        for end in ends:
+            end("57P01", message)
+        return len(ends)
+
+
+def _record(row: sqlite3.Row) -> SessionRecord:
+    return SessionRecord(
+        id=row["id"],
+        number=row["number"],
+        subject=row["subject"],
+        acts_for=row["acts_for"],
+        groups=tuple(json.loads(row["groups"])),
+        grant_id=row["grant_id"],
+        database=row["database"],
+        peer=row["peer"],
+        peer_port=row["peer_port"],
+        tls=bool(row["tls"]),
+        server_user=row["server_user"],
+        application_name=row["application_name"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        end_reason=row["end_reason"],
+        statements=row["statements"],
+    )
