@@ -293,6 +293,7 @@ class PolicySettings(_Section):
     """The policy file."""
 
     file: ConfigPath = Path("policy.yaml")
+    mask_key: Secret = SecretRef("file:keys/mask.key")
 
 
 class StoreSettings(_Section):

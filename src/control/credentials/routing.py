@@ -6,6 +6,7 @@ Never add here: how a login is made.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -50,6 +51,7 @@ class Logins:
     def __init__(self, sources: Mapping[str, LoginSource]) -> None:
         self._sources = dict(sources)
         self._by_lease: dict[str, LoginSource] = {}
+        self._over: deque[str] = deque(maxlen=4096)  # grants that have ended lately
 
     async def lease(self, grant: Grant, session_id: str) -> Lease:
         """A login for one session. Raises ``Refused``."""
@@ -57,6 +59,11 @@ class Logins:
         if source is None:
             raise Refused("3D000", f'database "{grant.scope.database}" is not served here')
         lease = await source.lease(grant, session_id)
+        if grant.id in self._over:
+            # It ended while the login was being made, which may have been after its logins were taken away.
+            await source.give_back(lease)
+            await source.end_grant(grant.id)
+            raise Refused("28000", "the grant has just ended", hint="Ask an operator for a new one: pgleash grants create.")
         self._by_lease[lease.id] = source
         return lease
 
@@ -72,6 +79,8 @@ class Logins:
 
     async def end_grant(self, database: str, grant_id: str) -> None:
         """The logins of ``grant_id`` stop working. Raises when that could not be done."""
+        if grant_id not in self._over:
+            self._over.append(grant_id)
         source = self._sources.get(database)
         if source is not None:
             await source.end_grant(grant_id)

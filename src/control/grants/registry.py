@@ -149,6 +149,10 @@ class SessionRegistry:
         self._audit.record("session.terminated", {"id": session_id, "by": by.subject, "reason": reason}, info.number)
         return record
 
+    def databases(self) -> frozenset[str]:
+        """The databases that live sessions use."""
+        return frozenset(info.database for info, _ in self._live.values())
+
     def end_grant(self, grant_id: str, message: str) -> int:
         """End every live session of a grant with a FATAL (57P01). Returns how many."""
         ends = [end for info, end in self._live.values() if info.grant.id == grant_id]

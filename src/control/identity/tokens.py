@@ -65,6 +65,10 @@ class TokenVerifier:
         if client is not None:
             await client.aclose()
 
+    async def probe(self, issuer: str) -> None:
+        """Fetch the keys of ``issuer``. Raises ``KeysUnavailable``."""
+        await self._keys[issuer].find("", "ES256")
+
     async def verify(self, token: str) -> Principal:
         """The principal that ``token`` names. Raises ``Refused`` with 28P01 (bad token), 28000 (not for us) or 08004 (keys)."""
         header, claims = _unverified(token)

@@ -94,7 +94,7 @@ class PolicyEngine:
         try:
             return self._catalogs[database]
         except KeyError:
-            raise Refused("3D000", f"pgleash: there is no database {database!r} here") from None
+            raise Refused("3D000", f"there is no database {database!r} here") from None
 
     async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionJudge:
         """See ``ports.Policy``."""
@@ -102,7 +102,7 @@ class PolicyEngine:
         try:
             snapshot = await source.snapshot()
         except (psycopg.Error, OSError) as error:
-            raise Refused("08006", "pgleash: the database's catalog can't be read", private=str(error)) from error
+            raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
         return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, lease.parameters.get("search_path"))
 
     async def explain(self, principal: Principal, database: str, sql: str, scope: Scope | None = None) -> Explanation:

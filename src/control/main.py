@@ -1,0 +1,452 @@
+"""The composition root: reads the settings, makes every part, connects them, and runs until told to stop.
+
+The one file that knows both planes. Never add here: behaviour of a part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from control.audit.checkpoints import Checkpointer, load_or_create_key
+from control.audit.events import AuditLog
+from control.config import (
+    ConfigurationError,
+    DatabaseSettings,
+    IssuerSettings,
+    MintedCredentials,
+    SecretRef,
+    Settings,
+    StaticCredentials,
+    load,
+)
+from control.credentials.fixed import FixedLogin
+from control.credentials.minted import MintedRoles
+from control.credentials.place import Place
+from control.credentials.routing import LoginSource, Logins
+from control.credentials.vault import VaultLeases
+from control.grants.approvals import ApprovalDesk
+from control.grants.ledger import GrantLedger, GrantRecord
+from control.grants.registry import SessionRegistry
+from control.identity.authenticate import Authenticator
+from control.identity.tokens import TokenVerifier, TrustedIssuer
+from control.policy.catalog import Catalog
+from control.policy.engine import PolicyEngine
+from control.policy.rules import PolicyError
+from control.rpc.server import ApiServer
+from control.store.database import Store, StoreError
+from control.store.feed import Overrun, Subscription
+from pgwire.hot.journal import Journal, JournalDamaged, JournalLocked
+from pgwire.hot.relay import Reactor
+from pgwire.hot.tls import TlsContext, TlsError
+from pgwire.listener import Listener
+from pgwire.ports import Refused, ServerTls
+from pgwire.session import Parts
+
+__all__ = ["Finding", "Gateway", "doctor", "serve"]
+
+_log = logging.getLogger(__name__)
+_TICK = 0.25  # seconds between looks at expiring grants and the policy file
+_CATALOG_AGE = 2.0  # seconds after which a catalog is read again while sessions use it
+_RETRY = 5.0  # seconds between attempts to take an ended grant's logins away
+
+
+class Gateway:
+    """Everything that one process serves. ``start`` opens it, ``stop`` closes it in good order."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Make the parts; touches files but no network. Raises ``ConfigurationError``, ``PolicyError``, ``StoreError``, ``OSError``."""
+        self.settings = settings
+        self.listen_port = 0
+        self.api_port = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tls = _server_tls(settings)
+        self._sources = {name: _login_source(name, entry) for name, entry in settings.databases.items()}
+        self._catalogs = {name: Catalog(_catalog_login(name, entry)) for name, entry in settings.databases.items()}
+        self._engine = PolicyEngine(settings.policy.file, self._catalogs)
+        mask_key = _mask_key(settings.policy.mask_key)
+        signing_key = _signing_key(settings.audit.signing_key)
+        self._journal = _journal(settings.audit.directory, settings.audit.segment_bytes, chain=True)
+        self._recorder = _journal(settings.recording.directory, settings.recording.segment_bytes, chain=False)
+        self._audit = AuditLog(self._journal)
+        self._checkpointer = Checkpointer(self._journal, settings.audit.directory, signing_key)
+        self._store = Store(settings.store.path)
+        self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
+        self._desk = ApprovalDesk(self._store, self._audit)
+        self._registry = SessionRegistry(self._store, self._audit)
+        self._logins = Logins(self._sources)
+        self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
+        self._reactor = Reactor(self._journal, self._recorder)
+        # Numbers rise across restarts: seconds since 1970 in the upper bits, a counter in the lower 24.
+        numbers = itertools.count(int(time.time()) << 24)
+        parts = Parts(
+            identity=Authenticator(self._verifier, settings.databases.keys()),
+            grants=self._ledger,
+            credentials=self._logins,
+            policy=self._engine,
+            approvals=self._desk,
+            audit=self._audit,
+            sessions=self._registry,
+            new_number=lambda: next(numbers),
+            mask_key=mask_key,
+            tls=self._tls,
+            plaintext_on_loopback=settings.listen.plaintext_on_loopback,
+            login_timeout=settings.listen.login_timeout,
+            max_statement=settings.listen.max_statement_bytes,
+            statement_bytes=settings.recording.statement_bytes,
+        )
+        self._listener = Listener(parts, self._reactor, settings.listen.max_connections)
+        api = settings.api
+        self._api = ApiServer(
+            verifier=self._verifier,
+            roles={
+                "approver": frozenset(api.roles.approver.groups),
+                "operator": frozenset(api.roles.operator.groups),
+                "auditor": frozenset(api.roles.auditor.groups),
+            },
+            ledger=self._ledger,
+            desk=self._desk,
+            registry=self._registry,
+            engine=self._engine,
+            audit_directory=settings.audit.directory,
+            recording_directory=settings.recording.directory,
+            public_key=signing_key.public_key(),
+            checkpoint=self._checkpoint,
+            tls=(api.tls.certificate.read_bytes(), api.tls.key.read_bytes()) if api.tls else None,
+            reflection=api.reflection,
+            audit=self._audit,
+        )
+
+    async def start(self) -> None:
+        """Begin to serve. Raises ``OSError`` when a port is taken."""
+        await self._desk.start()
+        await self._registry.start()
+        await self._ledger.expire_due()
+        await self._logins.start(await self._ledger.active())
+        self._audit.record("gateway.started", {"pid": os.getpid(), "policy_version": self._engine.version})
+        subscription = self._ledger.changes.subscribe()
+        self._run(self._watch_grants(subscription), "grants")
+        self._run(self._tick(), "tick")
+        self._run(self._follow_catalogs(), "catalogs")
+        self._run(self._prepare_segments(), "segments")
+        self._run(self._checkpointer.run(self.settings.audit.checkpoint_interval), "checkpoints")
+        self.listen_port = self._listener.listen(self.settings.listen.host, self.settings.listen.port)
+        self.api_port = await self._api.start(self.settings.api.host, self.settings.api.port)
+
+    async def stop(self) -> None:
+        """End sessions with 57P01, sign the end of the audit log, close everything."""
+        await self._listener.close()
+        await self._api.stop(1.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._logins.close()
+        await self._verifier.close()
+        with contextlib.suppress(Refused):
+            self._audit.record("gateway.stopped", {"pid": os.getpid()})
+        await self._checkpoint()
+        await self._store.close()
+        self._journal.close()
+        self._recorder.close()
+
+    def reload(self) -> None:
+        """Read the policy again. A wrong document is logged and the old one stays in force."""
+        before = self._engine.version
+        try:
+            version = self._engine.reload()
+        except PolicyError as error:
+            _log.error("the policy is not changed: %s", error)
+            return
+        if version != before:
+            self._audit.record("policy.loaded", {"policy_version": version})
+            _log.info("policy %s is in force", version)
+        self._listener.refresh()
+
+    # -- what runs beside the sessions ---------------------------------------------------------------------------
+
+    def _run(self, work: Awaitable[None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                _log.exception("the gateway stops: its task %s failed", name)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        self._tasks.append(asyncio.create_task(guarded(), name=name))
+
+    async def _checkpoint(self) -> None:
+        await asyncio.to_thread(self._checkpointer.write)
+
+    async def _watch_grants(self, subscription: Subscription[GrantRecord]) -> None:
+        pending: set[asyncio.Task[None]] = set()
+        while True:
+            try:
+                with subscription:
+                    async for record in subscription:
+                        if record.state != "ACTIVE":
+                            message = f"the grant {record.id} was revoked" if record.state == "REVOKED" else f"the grant {record.id} has expired"
+                            self._registry.end_grant(record.id, message)
+                            task = asyncio.create_task(self._take_logins_away(record))
+                            pending.add(task)
+                            task.add_done_callback(pending.discard)
+            except Overrun:
+                subscription = self._ledger.changes.subscribe()
+                await self._logins.start(await self._ledger.active())
+
+    async def _take_logins_away(self, record: GrantRecord) -> None:
+        while True:
+            try:
+                await self._logins.end_grant(record.scope.database, record.id)
+                return
+            except Refused as refused:
+                _log.error("the logins of grant %s were not taken away, trying again: %s", record.id, refused.private or refused)
+            await asyncio.sleep(_RETRY)
+
+    async def _tick(self) -> None:
+        changed = _changed(self.settings.policy.file)
+        while True:
+            await asyncio.sleep(_TICK)
+            await self._ledger.expire_due()
+            now = _changed(self.settings.policy.file)
+            if now != changed:
+                changed = now
+                self.reload()
+
+    async def _follow_catalogs(self) -> None:
+        while True:
+            await asyncio.sleep(_CATALOG_AGE)
+            for name in self._registry.databases():
+                try:
+                    await self._catalogs[name].refresh()
+                except (psycopg.Error, OSError) as error:
+                    _log.warning("the catalog of %s was not read: %s", name, " ".join(str(error).split()))
+            self._listener.refresh()
+
+    async def _prepare_segments(self) -> None:
+        while True:
+            await asyncio.to_thread(self._journal.prepare)
+            await asyncio.to_thread(self._recorder.prepare)
+            await asyncio.sleep(0.05)
+
+
+def _changed(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+# -- making parts from settings --------------------------------------------------------------------------------------
+
+
+def _server_tls(settings: Settings) -> TlsContext | None:
+    files = settings.listen.tls
+    if files is None:
+        return None
+    try:
+        return TlsContext.server(str(files.certificate), str(files.key))
+    except TlsError as error:
+        raise ConfigurationError([f"listen.tls: {error}: a PEM certificate chain and its private key"]) from None
+
+
+def _issuer(entry: IssuerSettings) -> TrustedIssuer:
+    return TrustedIssuer(
+        issuer=entry.issuer,
+        audience=entry.audience,
+        jwks_uri=entry.jwks_uri,
+        algorithms=tuple(entry.algorithms),
+        groups_claim=entry.groups_claim,
+        subject_claim=entry.subject_claim,
+        acts_for_claim=entry.acts_for_claim,
+        max_lifetime=entry.max_lifetime,
+        leeway=entry.leeway,
+    )
+
+
+def _place(name: str, entry: DatabaseSettings) -> Place:
+    server = entry.server
+    ca = str(server.tls.ca) if server.tls.ca else None
+    return Place(name, server.host, server.port, server.dbname, ServerTls(server.tls.mode, ca))
+
+
+def _login_source(name: str, entry: DatabaseSettings) -> LoginSource:
+    place, credentials = _place(name, entry), entry.credentials
+    if isinstance(credentials, MintedCredentials):
+        return MintedRoles(place, credentials.user, credentials.password.resolve())
+    if isinstance(credentials, StaticCredentials):
+        return FixedLogin(place, credentials.user, credentials.password.resolve())
+    return VaultLeases(
+        place,
+        credentials.address,
+        credentials.role,
+        mount=credentials.mount,
+        token=credentials.token.resolve() if credentials.token else None,
+        approle=(credentials.approle.role_id.resolve(), credentials.approle.secret_id.resolve()) if credentials.approle else None,
+    )
+
+
+def _catalog_login(name: str, entry: DatabaseSettings) -> dict[str, str | int]:
+    credentials = entry.credentials
+    if isinstance(credentials, (MintedCredentials, StaticCredentials)):
+        return _place(name, entry).libpq(credentials.user, credentials.password.resolve())
+    return _place(name, entry).libpq(credentials.catalog_user, credentials.catalog_password.resolve())
+
+
+def _mask_key(reference: SecretRef) -> bytes:
+    path = reference.path
+    if path is not None and not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    try:
+        key = bytes.fromhex(reference.resolve())
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigurationError([f"policy.mask_key: {reference.reference}: 64 hexadecimal digits (32 secret bytes)"])
+    return key
+
+
+def _signing_key(reference: SecretRef) -> Ed25519PrivateKey:
+    if reference.path is not None:
+        return load_or_create_key(reference.path)
+    try:
+        key = load_pem_private_key(reference.resolve().encode(), None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError([f"audit.signing_key: {reference.reference}: an Ed25519 private key in PEM, without a passphrase"])
+    return key
+
+
+def _journal(directory: Path, segment_bytes: int, *, chain: bool) -> Journal:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Journal(str(directory), segment_bytes, chain)
+
+
+# -- the two commands ------------------------------------------------------------------------------------------------
+
+
+def serve(config: Path) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 1 when it could not begin (told on stderr)."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        gateway = Gateway(load(config))
+    except (ConfigurationError, PolicyError, StoreError, JournalLocked, JournalDamaged, OSError, ValueError) as error:
+        print(f"pgleash: {error}", file=sys.stderr)
+        return 1
+    return uvloop.run(_serve(gateway))
+
+
+async def _serve(gateway: Gateway) -> int:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+    try:
+        await gateway.start()
+    except OSError as error:
+        print(f"pgleash: {error}", file=sys.stderr)
+        await gateway.stop()
+        return 1
+    settings = gateway.settings
+    print(f"pgleash ready listen={settings.listen.host}:{gateway.listen_port} api={settings.api.host}:{gateway.api_port}", flush=True)
+    await over.wait()
+    await gateway.stop()
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that ``pgleash doctor`` looked at; ``fix`` says what to do when it is not ``ok``."""
+
+    ok: bool
+    what: str
+    fix: str = ""
+
+
+def doctor(config: Path) -> list[Finding]:
+    """Look at everything that ``serve`` needs, without changing anything. Never raises."""
+    try:
+        settings = load(config)
+    except ConfigurationError as error:
+        return [Finding(False, f"configuration {config}", problem) for problem in error.problems]
+    return [Finding(True, f"configuration {config}"), *uvloop.run(_examine(settings))]
+
+
+async def _examine(settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
+
+    async def look(what: str, work: Callable[[], Awaitable[list[str]]]) -> None:
+        try:
+            problems = await work()
+        except Exception as error:
+            problems = [getattr(error, "private", "") or " ".join(str(error).split()) or type(error).__name__]
+        found.extend([Finding(False, what, problem) for problem in problems] or [Finding(True, what)])
+
+    async def tls() -> list[str]:
+        _server_tls(settings)
+        return []
+
+    async def policy() -> list[str]:
+        PolicyEngine(settings.policy.file, {})
+        return []
+
+    await look("TLS certificate for agents", tls)
+    await look(f"policy {settings.policy.file}", policy)
+    for issuer in settings.identity.issuers:
+
+        async def keys(entry: TrustedIssuer = _issuer(issuer)) -> list[str]:
+            verifier = TokenVerifier([entry])
+            try:
+                await verifier.probe(entry.issuer)
+            finally:
+                await verifier.close()
+            return []
+
+        await look(f"keys of issuer {issuer.issuer}", keys)
+    for name, entry in settings.databases.items():
+
+        async def catalog(name: str = name, entry: DatabaseSettings = entry) -> list[str]:
+            await Catalog(_catalog_login(name, entry)).snapshot()
+            return []
+
+        async def logins(name: str = name, entry: DatabaseSettings = entry) -> list[str]:
+            source = _login_source(name, entry)
+            try:
+                return await source.check()
+            finally:
+                await source.close()
+
+        await look(f"database {name}: reading its catalog", catalog)
+        await look(f"database {name}: making logins", logins)
+    for what, directory in (("audit", settings.audit.directory), ("recording", settings.recording.directory), ("store", settings.store.path.parent)):
+
+        async def writable(directory: Path = directory) -> list[str]:
+            there = directory
+            while not there.exists():
+                there = there.parent
+            return [] if os.access(there, os.W_OK) else [f"{there} can't be written by this user"]
+
+        await look(f"{what} directory {directory}", writable)
+    return found
