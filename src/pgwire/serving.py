@@ -229,7 +229,12 @@ class Serving:
             self._cancelled = None
         self.follow_policy()
         if decision.state == "APPROVED":
-            self._admit(link, statement, verdict)
+            # What was allowed to wait may be forbidden by now.
+            verdict = await self._policy.judge(statement)
+            if verdict.effect is Effect.DENY:
+                self._deny(link, statement, verdict)
+            else:
+                self._admit(link, statement, verdict)
             return
         detail = {"approval": name, "rule": verdict.rule, "state": decision.state}
         if decision.state == "DENIED":

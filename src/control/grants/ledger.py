@@ -10,7 +10,7 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -147,7 +147,7 @@ class GrantLedger:
             self._note("grant.revoked", record)
         return record
 
-    async def expire_due(self) -> list[GrantRecord]:
+    async def expire_due(self) -> Sequence[GrantRecord]:
         """Mark grants whose time is over; call it often. Returns those that just ended."""
         now = self._clock()
 

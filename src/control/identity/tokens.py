@@ -72,7 +72,8 @@ class TokenVerifier:
     async def verify(self, token: str) -> Principal:
         """The principal that ``token`` names. Raises ``Refused`` with 28P01 (bad token), 28000 (not for us) or 08004 (keys)."""
         header, claims = _unverified(token)
-        issuer = self._issuers.get(claims.get("iss") if isinstance(claims.get("iss"), str) else "")
+        named = claims.get("iss")
+        issuer = self._issuers.get(named) if isinstance(named, str) else None
         if issuer is None:
             raise Refused(
                 "28000",

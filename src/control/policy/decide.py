@@ -55,29 +55,29 @@ def decide(
     if facts.refusals:
         first = facts.refusals[0]
         reasons = tuple(f"built-in: {refusal.message}" for refusal in facts.refusals)
-        return Ruling(Effect.DENY, "built-in", reasons, f"pgleash: {first.message}", first.hint, first.sqlstate)
+        return Ruling(Effect.DENY, "built-in", reasons, f"{first.message}", first.hint, first.sqlstate)
     if facts.unknown_name:
-        message = f"pgleash: the gateway does not know what {facts.unknown_name!r} stands for in this session"
+        message = f"the gateway does not know what {facts.unknown_name!r} stands for in this session"
         return Ruling(Effect.DENY, "built-in", (message,), message, "Use PREPARE or DECLARE in this session, as SQL, before it is used.")
     for touch in touches:
         if touch.table in _CLOSED or (_system(touch.table) and touch.verb != "select"):
-            message = f"pgleash: {touch.verb} on {touch.table} is not available through the gateway"
+            message = f"{touch.verb} on {touch.table} is not available through the gateway"
             return Ruling(Effect.DENY, "built-in", (f"built-in: {touch.table} is closed",), message, "Other system catalogs can be read.")
     work = [touch for touch in touches if not _system(touch.table)]
     if outside := _outside(scope, work, facts):
         allowed = f"Your grant covers {', '.join(sorted(scope.verbs))} on {', '.join(scope.tables)} in {scope.database}."
         reason = f"grant: {outside} is outside its scope"
-        return Ruling(Effect.DENY, "grant", (reason,), f"pgleash: {outside} is outside your grant", allowed)
+        return Ruling(Effect.DENY, "grant", (reason,), f"{outside} is outside your grant", allowed)
     rules = [rule for rule in policy.rules if rule.who.covers(principal) and matches(rule.database, scope.database)]
     spoken = [(rule, hits) for rule in rules if (hits := _hits(rule, facts, work, opaque)) is not None]
     reasons = tuple(f"{rule.effect.value}: rule {rule.name}" for rule, _ in spoken)
     for rule, hits in spoken:
         if rule.effect is Effect.DENY:
             message = rule.message or f"{_describe(facts, hits)} is denied by rule {rule.name}"
-            return Ruling(Effect.DENY, rule.name, reasons, f"pgleash: {message}", rule.hint or _way_forward(hits))
+            return Ruling(Effect.DENY, rule.name, reasons, f"{message}", rule.hint or _way_forward(hits))
     permitting = [(rule, hits) for rule, hits in spoken if rule.effect is not Effect.DENY]
     if open_points := _uncovered(facts, work, opaque, permitting):
-        message = f"pgleash: no rule allows {open_points[0]}"
+        message = f"no rule allows {open_points[0]}"
         readable = sorted({pattern for rule in rules if rule.effect is Effect.ALLOW for pattern in rule.tables})
         hint = f"Rules that allow something for you speak of {', '.join(readable)}." if readable else "The policy allows you nothing here."
         return Ruling(Effect.DENY, "", (*reasons, *(f"nothing allows {point}" for point in open_points)), message, hint)
@@ -89,7 +89,7 @@ def decide(
         approvers = tuple(name for name in rule.approvers if name in common) or rule.approvers
         terms = HoldTerms(approvers, min(other.timeout for other, _ in held))
         message = rule.message or f"{_describe(facts, hits)} waits for approval by rule {rule.name}"
-        return Ruling(Effect.HOLD, rule.name, reasons, f"pgleash: {message}", rule.hint, hold=terms)
+        return Ruling(Effect.HOLD, rule.name, reasons, f"{message}", rule.hint, hold=terms)
     name = permitting[0][0].name if permitting else "built-in"
     return Ruling(Effect.ALLOW, name, reasons or ("built-in: nothing that needs a rule",))
 

@@ -220,7 +220,7 @@ class SessionJudge:
         """See ``ports.SessionPolicy``."""
         version = self._engine.version
         if statement.protocol == "function":
-            message = "pgleash: the function call message is not available"
+            message = "the function call message is not available"
             return Verdict(Effect.DENY, ("built-in: function call message",), "built-in", version, message=message, hint="Use SELECT.")
         try:
             await self._fresh()
@@ -237,7 +237,7 @@ class SessionJudge:
         touched = tuple(dict.fromkeys(touch for _, every in found for touch in every))
         # One text may SET and then use the names it changed: nothing after the SET can be judged by what held before.
         if len(facts) > 1 and self._shifts(facts):
-            message = "pgleash: SET search_path and statements that depend on it must be sent one after the other"
+            message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
         return self._verdict(statement, facts, ruling, found, touched)
 
@@ -265,7 +265,7 @@ class SessionJudge:
         if ruling.effect is not Effect.DENY and self._masking:
             refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
             if refusal is not None:
-                return Ruling(Effect.DENY, "mask", (f"mask: {refusal.message}",), f"pgleash: {refusal.message}", refusal.hint), touched
+                return Ruling(Effect.DENY, "mask", (f"mask: {refusal.message}",), f"{refusal.message}", refusal.hint), touched
         return ruling, touched
 
     def _verdict(
