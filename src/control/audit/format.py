@@ -25,6 +25,7 @@ _HEADER = struct.Struct("<IIBBHIQQQ")  # length, crc, version, type, flags, payl
 _SEGMENT = struct.Struct("<8sIIQQ16s32sQII")  # magic, version, flags, number, first sequence, journal id, previous hash, time, reserved, crc
 _BEGIN = struct.Struct("<BBHIII")
 _END = struct.Struct("<QQQI5sBH")
+_Bytes = bytes  # End has a field of that name
 _NAME = re.compile(r"\d{8,20}\.seg")
 
 
@@ -98,7 +99,7 @@ class End(NamedTuple):
     cut_off: bool
 
     @classmethod
-    def parse(cls, payload: bytes) -> End:
+    def parse(cls, payload: _Bytes) -> End:
         """Raises ``ValueError``."""
         if len(payload) != _END.size:
             raise ValueError("wrong length of an END record")
