@@ -119,6 +119,7 @@ class Gateway:
                 "operator": frozenset(api.roles.operator.groups),
                 "auditor": frozenset(api.roles.auditor.groups),
             },
+            databases=frozenset(settings.databases),
             ledger=self._ledger,
             desk=self._desk,
             registry=self._registry,
@@ -129,7 +130,6 @@ class Gateway:
             checkpoint=self._checkpoint,
             tls=(api.tls.certificate.read_bytes(), api.tls.key.read_bytes()) if api.tls else None,
             reflection=api.reflection,
-            audit=self._audit,
         )
 
     async def start(self) -> None:

@@ -26,37 +26,37 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apgleash/v1/approvals.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x08\x41pproval\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\t\x12\x11\n\tstatement\x18\x07 \x01(\t\x12.\n\nparameters\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12&\n\x05\x66\x61\x63ts\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07reasons\x18\n \x03(\t\x12\x0c\n\x04rule\x18\x0b \x01(\t\x12\x11\n\tapprovers\x18\x0c \x03(\t\x12(\n\x05state\x18\r \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0f\n\x07\x63omment\x18\x12 \x01(\t\"y\n\x14ListApprovalsRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"Y\n\x15ListApprovalsResponse\x12\'\n\tapprovals\x18\x01 \x03(\x0b\x32\x14.pgleash.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12GetApprovalRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x13GetApprovalResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\")\n\x15WatchApprovalsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"@\n\x16WatchApprovalsResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"C\n\x0e\x41pproveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x0f\x41pproveResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"@\n\x0b\x44\x65nyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"6\n\x0c\x44\x65nyResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval*\xbd\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_CANCELLED\x10\x05\x32\xf7\x02\n\x0f\x41pprovalService\x12K\n\x04List\x12 .pgleash.v1.ListApprovalsRequest\x1a!.pgleash.v1.ListApprovalsResponse\x12\x46\n\x03Get\x12\x1e.pgleash.v1.GetApprovalRequest\x1a\x1f.pgleash.v1.GetApprovalResponse\x12P\n\x05Watch\x12!.pgleash.v1.WatchApprovalsRequest\x1a\".pgleash.v1.WatchApprovalsResponse0\x01\x12\x42\n\x07\x41pprove\x12\x1a.pgleash.v1.ApproveRequest\x1a\x1b.pgleash.v1.ApproveResponse\x12\x39\n\x04\x44\x65ny\x12\x17.pgleash.v1.DenyRequest\x1a\x18.pgleash.v1.DenyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apgleash/v1/approvals.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x08\x41pproval\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\t\x12\x11\n\tstatement\x18\x07 \x01(\t\x12.\n\nparameters\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12&\n\x05\x66\x61\x63ts\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07reasons\x18\n \x03(\t\x12\x0c\n\x04rule\x18\x0b \x01(\t\x12\x11\n\tapprovers\x18\x0c \x03(\t\x12(\n\x05state\x18\r \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0f\n\x07\x63omment\x18\x12 \x01(\t\"\x7f\n\x1a\x41pprovalServiceListRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"_\n\x1b\x41pprovalServiceListResponse\x12\'\n\tapprovals\x18\x01 \x03(\x0b\x32\x14.pgleash.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19\x41pprovalServiceGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x1a\x41pprovalServiceGetResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"/\n\x1b\x41pprovalServiceWatchRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"F\n\x1c\x41pprovalServiceWatchResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"C\n\x0e\x41pproveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x0f\x41pproveResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"@\n\x0b\x44\x65nyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"6\n\x0c\x44\x65nyResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval*\xbd\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_CANCELLED\x10\x05\x32\x9d\x03\n\x0f\x41pprovalService\x12W\n\x04List\x12&.pgleash.v1.ApprovalServiceListRequest\x1a\'.pgleash.v1.ApprovalServiceListResponse\x12T\n\x03Get\x12%.pgleash.v1.ApprovalServiceGetRequest\x1a&.pgleash.v1.ApprovalServiceGetResponse\x12\\\n\x05Watch\x12\'.pgleash.v1.ApprovalServiceWatchRequest\x1a(.pgleash.v1.ApprovalServiceWatchResponse0\x01\x12\x42\n\x07\x41pprove\x12\x1a.pgleash.v1.ApproveRequest\x1a\x1b.pgleash.v1.ApproveResponse\x12\x39\n\x04\x44\x65ny\x12\x17.pgleash.v1.DenyRequest\x1a\x18.pgleash.v1.DenyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pgleash.v1.approvals_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPROVALSTATE']._serialized_start=1274
-  _globals['_APPROVALSTATE']._serialized_end=1463
+  _globals['_APPROVALSTATE']._serialized_start=1312
+  _globals['_APPROVALSTATE']._serialized_end=1501
   _globals['_APPROVAL']._serialized_start=106
   _globals['_APPROVAL']._serialized_end=599
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=601
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=722
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=724
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=813
-  _globals['_GETAPPROVALREQUEST']._serialized_start=815
-  _globals['_GETAPPROVALREQUEST']._serialized_end=849
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=851
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=912
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=914
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=955
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=957
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1021
-  _globals['_APPROVEREQUEST']._serialized_start=1023
-  _globals['_APPROVEREQUEST']._serialized_end=1090
-  _globals['_APPROVERESPONSE']._serialized_start=1092
-  _globals['_APPROVERESPONSE']._serialized_end=1149
-  _globals['_DENYREQUEST']._serialized_start=1151
-  _globals['_DENYREQUEST']._serialized_end=1215
-  _globals['_DENYRESPONSE']._serialized_start=1217
-  _globals['_DENYRESPONSE']._serialized_end=1271
-  _globals['_APPROVALSERVICE']._serialized_start=1466
-  _globals['_APPROVALSERVICE']._serialized_end=1841
+  _globals['_APPROVALSERVICELISTREQUEST']._serialized_start=601
+  _globals['_APPROVALSERVICELISTREQUEST']._serialized_end=728
+  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_start=730
+  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_end=825
+  _globals['_APPROVALSERVICEGETREQUEST']._serialized_start=827
+  _globals['_APPROVALSERVICEGETREQUEST']._serialized_end=868
+  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_start=870
+  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_end=938
+  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_start=940
+  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_end=987
+  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_start=989
+  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_end=1059
+  _globals['_APPROVEREQUEST']._serialized_start=1061
+  _globals['_APPROVEREQUEST']._serialized_end=1128
+  _globals['_APPROVERESPONSE']._serialized_start=1130
+  _globals['_APPROVERESPONSE']._serialized_end=1187
+  _globals['_DENYREQUEST']._serialized_start=1189
+  _globals['_DENYREQUEST']._serialized_end=1253
+  _globals['_DENYRESPONSE']._serialized_start=1255
+  _globals['_DENYRESPONSE']._serialized_end=1309
+  _globals['_APPROVALSERVICE']._serialized_start=1504
+  _globals['_APPROVALSERVICE']._serialized_end=1917
 # @@protoc_insertion_point(module_scope)

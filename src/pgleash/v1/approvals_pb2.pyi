@@ -66,7 +66,7 @@ class Approval(_message.Message):
     comment: str
     def __init__(self, name: _Optional[str] = ..., session: _Optional[str] = ..., subject: _Optional[str] = ..., acts_for: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., database: _Optional[str] = ..., statement: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.ListValue, _Mapping]] = ..., facts: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reasons: _Optional[_Iterable[str]] = ..., rule: _Optional[str] = ..., approvers: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ...) -> None: ...
 
-class ListApprovalsRequest(_message.Message):
+class ApprovalServiceListRequest(_message.Message):
     __slots__ = ("state", "database", "page_size", "page_token")
     STATE_FIELD_NUMBER: _ClassVar[int]
     DATABASE_FIELD_NUMBER: _ClassVar[int]
@@ -78,7 +78,7 @@ class ListApprovalsRequest(_message.Message):
     page_token: str
     def __init__(self, state: _Optional[_Union[ApprovalState, str]] = ..., database: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
-class ListApprovalsResponse(_message.Message):
+class ApprovalServiceListResponse(_message.Message):
     __slots__ = ("approvals", "next_page_token")
     APPROVALS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -86,25 +86,25 @@ class ListApprovalsResponse(_message.Message):
     next_page_token: str
     def __init__(self, approvals: _Optional[_Iterable[_Union[Approval, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
-class GetApprovalRequest(_message.Message):
+class ApprovalServiceGetRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
-class GetApprovalResponse(_message.Message):
+class ApprovalServiceGetResponse(_message.Message):
     __slots__ = ("approval",)
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
     approval: Approval
     def __init__(self, approval: _Optional[_Union[Approval, _Mapping]] = ...) -> None: ...
 
-class WatchApprovalsRequest(_message.Message):
+class ApprovalServiceWatchRequest(_message.Message):
     __slots__ = ("database",)
     DATABASE_FIELD_NUMBER: _ClassVar[int]
     database: str
     def __init__(self, database: _Optional[str] = ...) -> None: ...
 
-class WatchApprovalsResponse(_message.Message):
+class ApprovalServiceWatchResponse(_message.Message):
     __slots__ = ("approval",)
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
     approval: Approval

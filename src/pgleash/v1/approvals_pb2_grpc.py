@@ -37,18 +37,18 @@ class ApprovalServiceStub:
         """
         self.List = channel.unary_unary(
                 '/pgleash.v1.ApprovalService/List',
-                request_serializer=pgleash_dot_v1_dot_approvals__pb2.ListApprovalsRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.ListApprovalsResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListResponse.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
                 '/pgleash.v1.ApprovalService/Get',
-                request_serializer=pgleash_dot_v1_dot_approvals__pb2.GetApprovalRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.GetApprovalResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/pgleash.v1.ApprovalService/Watch',
-                request_serializer=pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchResponse.FromString,
                 _registered_method=True)
         self.Approve = channel.unary_unary(
                 '/pgleash.v1.ApprovalService/Approve',
@@ -106,18 +106,18 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
-                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.ListApprovalsRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.ListApprovalsResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
-                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.GetApprovalRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.GetApprovalResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
-                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchResponse.SerializeToString,
             ),
             'Approve': grpc.unary_unary_rpc_method_handler(
                     servicer.Approve,
@@ -156,8 +156,8 @@ class ApprovalService:
             request,
             target,
             '/pgleash.v1.ApprovalService/List',
-            pgleash_dot_v1_dot_approvals__pb2.ListApprovalsRequest.SerializeToString,
-            pgleash_dot_v1_dot_approvals__pb2.ListApprovalsResponse.FromString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceListResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -183,8 +183,8 @@ class ApprovalService:
             request,
             target,
             '/pgleash.v1.ApprovalService/Get',
-            pgleash_dot_v1_dot_approvals__pb2.GetApprovalRequest.SerializeToString,
-            pgleash_dot_v1_dot_approvals__pb2.GetApprovalResponse.FromString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceGetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -210,8 +210,8 @@ class ApprovalService:
             request,
             target,
             '/pgleash.v1.ApprovalService/Watch',
-            pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsRequest.SerializeToString,
-            pgleash_dot_v1_dot_approvals__pb2.WatchApprovalsResponse.FromString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.ApprovalServiceWatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

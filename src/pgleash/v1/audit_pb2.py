@@ -26,23 +26,23 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pgleash/v1/audit.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x01\n\x11QueryAuditRequest\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\x03\x12\r\n\x05limit\x18\x07 \x01(\x05\"\xb0\x01\n\x12QueryAuditResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esession_number\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\'\n\x06\x66ields\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x14\n\x12VerifyAuditRequest\"S\n\x0c\x41uditProblem\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xbe\x01\n\x13VerifyAuditResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x10\n\x08segments\x18\x03 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x04 \x01(\x03\x12\x15\n\rhead_sequence\x18\x05 \x01(\x03\x12\x11\n\thead_hash\x18\x06 \x01(\t\x12*\n\x08problems\x18\x07 \x03(\x0b\x32\x18.pgleash.v1.AuditProblem\x12\r\n\x05notes\x18\x08 \x03(\t2\xa3\x01\n\x0c\x41uditService\x12H\n\x05Query\x12\x1d.pgleash.v1.QueryAuditRequest\x1a\x1e.pgleash.v1.QueryAuditResponse0\x01\x12I\n\x06Verify\x12\x1e.pgleash.v1.VerifyAuditRequest\x1a\x1f.pgleash.v1.VerifyAuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16pgleash/v1/audit.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x01\n\x0cQueryRequest\x12\r\n\x05kinds\x18\x01 \x03(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0f\n\x07session\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\x03\x12\r\n\x05limit\x18\x07 \x01(\x05\"\xab\x01\n\rQueryResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0esession_number\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\'\n\x06\x66ields\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x0f\n\rVerifyRequest\"S\n\x0c\x41uditProblem\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\"\xb9\x01\n\x0eVerifyResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x10\n\x08segments\x18\x03 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x04 \x01(\x03\x12\x15\n\rhead_sequence\x18\x05 \x01(\x03\x12\x11\n\thead_hash\x18\x06 \x01(\t\x12*\n\x08problems\x18\x07 \x03(\x0b\x32\x18.pgleash.v1.AuditProblem\x12\r\n\x05notes\x18\x08 \x03(\t2\x8f\x01\n\x0c\x41uditService\x12>\n\x05Query\x12\x18.pgleash.v1.QueryRequest\x1a\x19.pgleash.v1.QueryResponse0\x01\x12?\n\x06Verify\x12\x19.pgleash.v1.VerifyRequest\x1a\x1a.pgleash.v1.VerifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pgleash.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUERYAUDITREQUEST']._serialized_start=102
-  _globals['_QUERYAUDITREQUEST']._serialized_end=286
-  _globals['_QUERYAUDITRESPONSE']._serialized_start=289
-  _globals['_QUERYAUDITRESPONSE']._serialized_end=465
-  _globals['_VERIFYAUDITREQUEST']._serialized_start=467
-  _globals['_VERIFYAUDITREQUEST']._serialized_end=487
-  _globals['_AUDITPROBLEM']._serialized_start=489
-  _globals['_AUDITPROBLEM']._serialized_end=572
-  _globals['_VERIFYAUDITRESPONSE']._serialized_start=575
-  _globals['_VERIFYAUDITRESPONSE']._serialized_end=765
-  _globals['_AUDITSERVICE']._serialized_start=768
-  _globals['_AUDITSERVICE']._serialized_end=931
+  _globals['_QUERYREQUEST']._serialized_start=102
+  _globals['_QUERYREQUEST']._serialized_end=281
+  _globals['_QUERYRESPONSE']._serialized_start=284
+  _globals['_QUERYRESPONSE']._serialized_end=455
+  _globals['_VERIFYREQUEST']._serialized_start=457
+  _globals['_VERIFYREQUEST']._serialized_end=472
+  _globals['_AUDITPROBLEM']._serialized_start=474
+  _globals['_AUDITPROBLEM']._serialized_end=557
+  _globals['_VERIFYRESPONSE']._serialized_start=560
+  _globals['_VERIFYRESPONSE']._serialized_end=745
+  _globals['_AUDITSERVICE']._serialized_start=748
+  _globals['_AUDITSERVICE']._serialized_end=891
 # @@protoc_insertion_point(module_scope)

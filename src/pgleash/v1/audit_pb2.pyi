@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class QueryAuditRequest(_message.Message):
+class QueryRequest(_message.Message):
     __slots__ = ("kinds", "subject", "session", "since", "until", "after", "limit")
     KINDS_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -28,7 +28,7 @@ class QueryAuditRequest(_message.Message):
     limit: int
     def __init__(self, kinds: _Optional[_Iterable[str]] = ..., subject: _Optional[str] = ..., session: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., after: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
-class QueryAuditResponse(_message.Message):
+class QueryResponse(_message.Message):
     __slots__ = ("sequence", "time", "session_number", "kind", "subject", "fields")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -44,7 +44,7 @@ class QueryAuditResponse(_message.Message):
     fields: _struct_pb2.Struct
     def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., session_number: _Optional[int] = ..., kind: _Optional[str] = ..., subject: _Optional[str] = ..., fields: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
-class VerifyAuditRequest(_message.Message):
+class VerifyRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
@@ -60,7 +60,7 @@ class AuditProblem(_message.Message):
     description: str
     def __init__(self, file: _Optional[str] = ..., offset: _Optional[int] = ..., sequence: _Optional[int] = ..., description: _Optional[str] = ...) -> None: ...
 
-class VerifyAuditResponse(_message.Message):
+class VerifyResponse(_message.Message):
     __slots__ = ("ok", "records", "segments", "checkpoints", "head_sequence", "head_hash", "problems", "notes")
     OK_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]

@@ -37,13 +37,13 @@ class AuditServiceStub:
         """
         self.Query = channel.unary_stream(
                 '/pgleash.v1.AuditService/Query',
-                request_serializer=pgleash_dot_v1_dot_audit__pb2.QueryAuditRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_audit__pb2.QueryAuditResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_audit__pb2.QueryRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_audit__pb2.QueryResponse.FromString,
                 _registered_method=True)
         self.Verify = channel.unary_unary(
                 '/pgleash.v1.AuditService/Verify',
-                request_serializer=pgleash_dot_v1_dot_audit__pb2.VerifyAuditRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_audit__pb2.VerifyAuditResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_audit__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_audit__pb2.VerifyResponse.FromString,
                 _registered_method=True)
 
 
@@ -70,13 +70,13 @@ def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Query': grpc.unary_stream_rpc_method_handler(
                     servicer.Query,
-                    request_deserializer=pgleash_dot_v1_dot_audit__pb2.QueryAuditRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_audit__pb2.QueryAuditResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_audit__pb2.QueryRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_audit__pb2.QueryResponse.SerializeToString,
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
-                    request_deserializer=pgleash_dot_v1_dot_audit__pb2.VerifyAuditRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_audit__pb2.VerifyAuditResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_audit__pb2.VerifyRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_audit__pb2.VerifyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -105,8 +105,8 @@ class AuditService:
             request,
             target,
             '/pgleash.v1.AuditService/Query',
-            pgleash_dot_v1_dot_audit__pb2.QueryAuditRequest.SerializeToString,
-            pgleash_dot_v1_dot_audit__pb2.QueryAuditResponse.FromString,
+            pgleash_dot_v1_dot_audit__pb2.QueryRequest.SerializeToString,
+            pgleash_dot_v1_dot_audit__pb2.QueryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -132,8 +132,8 @@ class AuditService:
             request,
             target,
             '/pgleash.v1.AuditService/Verify',
-            pgleash_dot_v1_dot_audit__pb2.VerifyAuditRequest.SerializeToString,
-            pgleash_dot_v1_dot_audit__pb2.VerifyAuditResponse.FromString,
+            pgleash_dot_v1_dot_audit__pb2.VerifyRequest.SerializeToString,
+            pgleash_dot_v1_dot_audit__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,33 +26,33 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pgleash/v1/grants.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x02\n\x05Grant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x03 \x01(\t\x12\x0e\n\x06tables\x18\x04 \x03(\t\x12\r\n\x05verbs\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12%\n\x05state\x18\x07 \x01(\x0e\x32\x16.pgleash.v1.GrantState\x12\x12\n\ncreated_by\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65nded_by\x18\x0c \x01(\t\x12\x12\n\nend_reason\x18\r \x01(\t\"\xa7\x01\n\x12\x43reateGrantRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0e\n\x06tables\x18\x03 \x03(\t\x12\r\n\x05verbs\x18\x04 \x03(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"7\n\x13\x43reateGrantResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant\"\x1d\n\x0fGetGrantRequest\x12\n\n\x02id\x18\x01 \x01(\t\"4\n\x10GetGrantResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant\"\x84\x01\n\x11ListGrantsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.pgleash.v1.GrantState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"P\n\x12ListGrantsResponse\x12!\n\x06grants\x18\x01 \x03(\x0b\x32\x11.pgleash.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x12RevokeGrantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"7\n\x13RevokeGrantResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant*s\n\nGrantState\x12\x1b\n\x17GRANT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANT_STATE_ACTIVE\x10\x01\x12\x17\n\x13GRANT_STATE_REVOKED\x10\x02\x12\x17\n\x13GRANT_STATE_EXPIRED\x10\x03\x32\xad\x02\n\x0cGrantService\x12I\n\x06\x43reate\x12\x1e.pgleash.v1.CreateGrantRequest\x1a\x1f.pgleash.v1.CreateGrantResponse\x12@\n\x03Get\x12\x1b.pgleash.v1.GetGrantRequest\x1a\x1c.pgleash.v1.GetGrantResponse\x12\x45\n\x04List\x12\x1d.pgleash.v1.ListGrantsRequest\x1a\x1e.pgleash.v1.ListGrantsResponse\x12I\n\x06Revoke\x12\x1e.pgleash.v1.RevokeGrantRequest\x1a\x1f.pgleash.v1.RevokeGrantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pgleash/v1/grants.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x02\n\x05Grant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x03 \x01(\t\x12\x0e\n\x06tables\x18\x04 \x03(\t\x12\r\n\x05verbs\x18\x05 \x03(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12%\n\x05state\x18\x07 \x01(\x0e\x32\x16.pgleash.v1.GrantState\x12\x12\n\ncreated_by\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65nded_by\x18\x0c \x01(\t\x12\x12\n\nend_reason\x18\r \x01(\t\"\xae\x01\n\x19GrantServiceCreateRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x0e\n\x06tables\x18\x03 \x03(\t\x12\r\n\x05verbs\x18\x04 \x03(\t\x12+\n\x08\x64uration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\">\n\x1aGrantServiceCreateResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant\"$\n\x16GrantServiceGetRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x17GrantServiceGetResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant\"\x8a\x01\n\x17GrantServiceListRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.pgleash.v1.GrantState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"V\n\x18GrantServiceListResponse\x12!\n\x06grants\x18\x01 \x03(\x0b\x32\x11.pgleash.v1.Grant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\x19GrantServiceRevokeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\">\n\x1aGrantServiceRevokeResponse\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Grant*s\n\nGrantState\x12\x1b\n\x17GRANT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12GRANT_STATE_ACTIVE\x10\x01\x12\x17\n\x13GRANT_STATE_REVOKED\x10\x02\x12\x17\n\x13GRANT_STATE_EXPIRED\x10\x03\x32\xe3\x02\n\x0cGrantService\x12W\n\x06\x43reate\x12%.pgleash.v1.GrantServiceCreateRequest\x1a&.pgleash.v1.GrantServiceCreateResponse\x12N\n\x03Get\x12\".pgleash.v1.GrantServiceGetRequest\x1a#.pgleash.v1.GrantServiceGetResponse\x12Q\n\x04List\x12#.pgleash.v1.GrantServiceListRequest\x1a$.pgleash.v1.GrantServiceListResponse\x12W\n\x06Revoke\x12%.pgleash.v1.GrantServiceRevokeRequest\x1a&.pgleash.v1.GrantServiceRevokeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pgleash.v1.grants_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GRANTSTATE']._serialized_start=1105
-  _globals['_GRANTSTATE']._serialized_end=1220
+  _globals['_GRANTSTATE']._serialized_start=1159
+  _globals['_GRANTSTATE']._serialized_end=1274
   _globals['_GRANT']._serialized_start=105
   _globals['_GRANT']._serialized_end=447
-  _globals['_CREATEGRANTREQUEST']._serialized_start=450
-  _globals['_CREATEGRANTREQUEST']._serialized_end=617
-  _globals['_CREATEGRANTRESPONSE']._serialized_start=619
-  _globals['_CREATEGRANTRESPONSE']._serialized_end=674
-  _globals['_GETGRANTREQUEST']._serialized_start=676
-  _globals['_GETGRANTREQUEST']._serialized_end=705
-  _globals['_GETGRANTRESPONSE']._serialized_start=707
-  _globals['_GETGRANTRESPONSE']._serialized_end=759
-  _globals['_LISTGRANTSREQUEST']._serialized_start=762
-  _globals['_LISTGRANTSREQUEST']._serialized_end=894
-  _globals['_LISTGRANTSRESPONSE']._serialized_start=896
-  _globals['_LISTGRANTSRESPONSE']._serialized_end=976
-  _globals['_REVOKEGRANTREQUEST']._serialized_start=978
-  _globals['_REVOKEGRANTREQUEST']._serialized_end=1046
-  _globals['_REVOKEGRANTRESPONSE']._serialized_start=1048
-  _globals['_REVOKEGRANTRESPONSE']._serialized_end=1103
-  _globals['_GRANTSERVICE']._serialized_start=1223
-  _globals['_GRANTSERVICE']._serialized_end=1524
+  _globals['_GRANTSERVICECREATEREQUEST']._serialized_start=450
+  _globals['_GRANTSERVICECREATEREQUEST']._serialized_end=624
+  _globals['_GRANTSERVICECREATERESPONSE']._serialized_start=626
+  _globals['_GRANTSERVICECREATERESPONSE']._serialized_end=688
+  _globals['_GRANTSERVICEGETREQUEST']._serialized_start=690
+  _globals['_GRANTSERVICEGETREQUEST']._serialized_end=726
+  _globals['_GRANTSERVICEGETRESPONSE']._serialized_start=728
+  _globals['_GRANTSERVICEGETRESPONSE']._serialized_end=787
+  _globals['_GRANTSERVICELISTREQUEST']._serialized_start=790
+  _globals['_GRANTSERVICELISTREQUEST']._serialized_end=928
+  _globals['_GRANTSERVICELISTRESPONSE']._serialized_start=930
+  _globals['_GRANTSERVICELISTRESPONSE']._serialized_end=1016
+  _globals['_GRANTSERVICEREVOKEREQUEST']._serialized_start=1018
+  _globals['_GRANTSERVICEREVOKEREQUEST']._serialized_end=1093
+  _globals['_GRANTSERVICEREVOKERESPONSE']._serialized_start=1095
+  _globals['_GRANTSERVICEREVOKERESPONSE']._serialized_end=1157
+  _globals['_GRANTSERVICE']._serialized_start=1277
+  _globals['_GRANTSERVICE']._serialized_end=1632
 # @@protoc_insertion_point(module_scope)

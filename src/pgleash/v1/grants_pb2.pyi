@@ -52,7 +52,7 @@ class Grant(_message.Message):
     end_reason: str
     def __init__(self, id: _Optional[str] = ..., subject: _Optional[str] = ..., database: _Optional[str] = ..., tables: _Optional[_Iterable[str]] = ..., verbs: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., created_by: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_by: _Optional[str] = ..., end_reason: _Optional[str] = ...) -> None: ...
 
-class CreateGrantRequest(_message.Message):
+class GrantServiceCreateRequest(_message.Message):
     __slots__ = ("subject", "database", "tables", "verbs", "duration", "reason", "request_id")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     DATABASE_FIELD_NUMBER: _ClassVar[int]
@@ -70,25 +70,25 @@ class CreateGrantRequest(_message.Message):
     request_id: str
     def __init__(self, subject: _Optional[str] = ..., database: _Optional[str] = ..., tables: _Optional[_Iterable[str]] = ..., verbs: _Optional[_Iterable[str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
-class CreateGrantResponse(_message.Message):
+class GrantServiceCreateResponse(_message.Message):
     __slots__ = ("grant",)
     GRANT_FIELD_NUMBER: _ClassVar[int]
     grant: Grant
     def __init__(self, grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
-class GetGrantRequest(_message.Message):
+class GrantServiceGetRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
-class GetGrantResponse(_message.Message):
+class GrantServiceGetResponse(_message.Message):
     __slots__ = ("grant",)
     GRANT_FIELD_NUMBER: _ClassVar[int]
     grant: Grant
     def __init__(self, grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
-class ListGrantsRequest(_message.Message):
+class GrantServiceListRequest(_message.Message):
     __slots__ = ("subject", "database", "state", "page_size", "page_token")
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     DATABASE_FIELD_NUMBER: _ClassVar[int]
@@ -102,7 +102,7 @@ class ListGrantsRequest(_message.Message):
     page_token: str
     def __init__(self, subject: _Optional[str] = ..., database: _Optional[str] = ..., state: _Optional[_Union[GrantState, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
-class ListGrantsResponse(_message.Message):
+class GrantServiceListResponse(_message.Message):
     __slots__ = ("grants", "next_page_token")
     GRANTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -110,7 +110,7 @@ class ListGrantsResponse(_message.Message):
     next_page_token: str
     def __init__(self, grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
-class RevokeGrantRequest(_message.Message):
+class GrantServiceRevokeRequest(_message.Message):
     __slots__ = ("id", "reason", "request_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +120,7 @@ class RevokeGrantRequest(_message.Message):
     request_id: str
     def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
-class RevokeGrantResponse(_message.Message):
+class GrantServiceRevokeResponse(_message.Message):
     __slots__ = ("grant",)
     GRANT_FIELD_NUMBER: _ClassVar[int]
     grant: Grant

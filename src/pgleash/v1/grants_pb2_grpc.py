@@ -37,23 +37,23 @@ class GrantServiceStub:
         """
         self.Create = channel.unary_unary(
                 '/pgleash.v1.GrantService/Create',
-                request_serializer=pgleash_dot_v1_dot_grants__pb2.CreateGrantRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_grants__pb2.CreateGrantResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateResponse.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
                 '/pgleash.v1.GrantService/Get',
-                request_serializer=pgleash_dot_v1_dot_grants__pb2.GetGrantRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_grants__pb2.GetGrantResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceGetRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceGetResponse.FromString,
                 _registered_method=True)
         self.List = channel.unary_unary(
                 '/pgleash.v1.GrantService/List',
-                request_serializer=pgleash_dot_v1_dot_grants__pb2.ListGrantsRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_grants__pb2.ListGrantsResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceListRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceListResponse.FromString,
                 _registered_method=True)
         self.Revoke = channel.unary_unary(
                 '/pgleash.v1.GrantService/Revoke',
-                request_serializer=pgleash_dot_v1_dot_grants__pb2.RevokeGrantRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_grants__pb2.RevokeGrantResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeResponse.FromString,
                 _registered_method=True)
 
 
@@ -94,23 +94,23 @@ def add_GrantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Create': grpc.unary_unary_rpc_method_handler(
                     servicer.Create,
-                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.CreateGrantRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_grants__pb2.CreateGrantResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
-                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.GetGrantRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_grants__pb2.GetGrantResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceGetRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceGetResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
-                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.ListGrantsRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_grants__pb2.ListGrantsResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceListRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceListResponse.SerializeToString,
             ),
             'Revoke': grpc.unary_unary_rpc_method_handler(
                     servicer.Revoke,
-                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.RevokeGrantRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_grants__pb2.RevokeGrantResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,8 +139,8 @@ class GrantService:
             request,
             target,
             '/pgleash.v1.GrantService/Create',
-            pgleash_dot_v1_dot_grants__pb2.CreateGrantRequest.SerializeToString,
-            pgleash_dot_v1_dot_grants__pb2.CreateGrantResponse.FromString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateRequest.SerializeToString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceCreateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -166,8 +166,8 @@ class GrantService:
             request,
             target,
             '/pgleash.v1.GrantService/Get',
-            pgleash_dot_v1_dot_grants__pb2.GetGrantRequest.SerializeToString,
-            pgleash_dot_v1_dot_grants__pb2.GetGrantResponse.FromString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceGetRequest.SerializeToString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceGetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -193,8 +193,8 @@ class GrantService:
             request,
             target,
             '/pgleash.v1.GrantService/List',
-            pgleash_dot_v1_dot_grants__pb2.ListGrantsRequest.SerializeToString,
-            pgleash_dot_v1_dot_grants__pb2.ListGrantsResponse.FromString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceListRequest.SerializeToString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceListResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -220,8 +220,8 @@ class GrantService:
             request,
             target,
             '/pgleash.v1.GrantService/Revoke',
-            pgleash_dot_v1_dot_grants__pb2.RevokeGrantRequest.SerializeToString,
-            pgleash_dot_v1_dot_grants__pb2.RevokeGrantResponse.FromString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeRequest.SerializeToString,
+            pgleash_dot_v1_dot_grants__pb2.GrantServiceRevokeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pgleash/v1/sessions.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\r\n\x05grant\x18\x06 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x07 \x01(\t\x12\x0c\n\x04peer\x18\x08 \x01(\t\x12\x0b\n\x03tls\x18\t \x01(\x08\x12\x13\n\x0bserver_user\x18\n \x01(\t\x12\x18\n\x10\x61pplication_name\x18\x0b \x01(\t\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nend_reason\x18\x0e \x01(\t\x12\x12\n\nstatements\x18\x0f \x01(\x03\"r\n\x13ListSessionsRequest\x12\x11\n\tlive_only\x18\x01 \x01(\x08\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"V\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.pgleash.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x11GetSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x12GetSessionResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"\'\n\x14WatchSessionsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"=\n\x15WatchSessionsResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"I\n\x17TerminateSessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"@\n\x18TerminateSessionResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"\"\n\x14ReplaySessionRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xf5\x01\n\x15ReplaySessionResponse\x12)\n\x06offset\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\x12(\n\x04rows\x18\x05 \x03(\x0b\x32\x1a.google.protobuf.ListValue\x12\x11\n\trow_count\x18\x06 \x01(\x03\x12\x0b\n\x03tag\x18\x07 \x01(\t\x12\x11\n\ttruncated\x18\x08 \x01(\x08\x12\'\n\x06\x66ields\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct2\x9a\x03\n\x0eSessionService\x12I\n\x04List\x12\x1f.pgleash.v1.ListSessionsRequest\x1a .pgleash.v1.ListSessionsResponse\x12\x44\n\x03Get\x12\x1d.pgleash.v1.GetSessionRequest\x1a\x1e.pgleash.v1.GetSessionResponse\x12N\n\x05Watch\x12 .pgleash.v1.WatchSessionsRequest\x1a!.pgleash.v1.WatchSessionsResponse0\x01\x12V\n\tTerminate\x12#.pgleash.v1.TerminateSessionRequest\x1a$.pgleash.v1.TerminateSessionResponse\x12O\n\x06Replay\x12 .pgleash.v1.ReplaySessionRequest\x1a!.pgleash.v1.ReplaySessionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pgleash/v1/sessions.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x02\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\r\n\x05grant\x18\x06 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x07 \x01(\t\x12\x0c\n\x04peer\x18\x08 \x01(\t\x12\x0b\n\x03tls\x18\t \x01(\x08\x12\x13\n\x0bserver_user\x18\n \x01(\t\x12\x18\n\x10\x61pplication_name\x18\x0b \x01(\t\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nend_reason\x18\x0e \x01(\t\x12\x12\n\nstatements\x18\x0f \x01(\x03\"x\n\x19SessionServiceListRequest\x12\x11\n\tlive_only\x18\x01 \x01(\x08\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\\\n\x1aSessionServiceListResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.pgleash.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x18SessionServiceGetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x19SessionServiceGetResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"-\n\x1aSessionServiceWatchRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"C\n\x1bSessionServiceWatchResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"B\n\x10TerminateRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x11TerminateResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.pgleash.v1.Session\"\x1b\n\rReplayRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xee\x01\n\x0eReplayResponse\x12)\n\x06offset\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\x12(\n\x04rows\x18\x05 \x03(\x0b\x32\x1a.google.protobuf.ListValue\x12\x11\n\trow_count\x18\x06 \x01(\x03\x12\x0b\n\x03tag\x18\x07 \x01(\t\x12\x11\n\ttruncated\x18\x08 \x01(\x08\x12\'\n\x06\x66ields\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct2\xa4\x03\n\x0eSessionService\x12U\n\x04List\x12%.pgleash.v1.SessionServiceListRequest\x1a&.pgleash.v1.SessionServiceListResponse\x12R\n\x03Get\x12$.pgleash.v1.SessionServiceGetRequest\x1a%.pgleash.v1.SessionServiceGetResponse\x12Z\n\x05Watch\x12&.pgleash.v1.SessionServiceWatchRequest\x1a\'.pgleash.v1.SessionServiceWatchResponse0\x01\x12H\n\tTerminate\x12\x1c.pgleash.v1.TerminateRequest\x1a\x1d.pgleash.v1.TerminateResponse\x12\x41\n\x06Replay\x12\x19.pgleash.v1.ReplayRequest\x1a\x1a.pgleash.v1.ReplayResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +36,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSION']._serialized_start=137
   _globals['_SESSION']._serialized_end=466
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=468
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=582
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=584
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=670
-  _globals['_GETSESSIONREQUEST']._serialized_start=672
-  _globals['_GETSESSIONREQUEST']._serialized_end=703
-  _globals['_GETSESSIONRESPONSE']._serialized_start=705
-  _globals['_GETSESSIONRESPONSE']._serialized_end=763
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=765
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=804
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=806
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=867
-  _globals['_TERMINATESESSIONREQUEST']._serialized_start=869
-  _globals['_TERMINATESESSIONREQUEST']._serialized_end=942
-  _globals['_TERMINATESESSIONRESPONSE']._serialized_start=944
-  _globals['_TERMINATESESSIONRESPONSE']._serialized_end=1008
-  _globals['_REPLAYSESSIONREQUEST']._serialized_start=1010
-  _globals['_REPLAYSESSIONREQUEST']._serialized_end=1044
-  _globals['_REPLAYSESSIONRESPONSE']._serialized_start=1047
-  _globals['_REPLAYSESSIONRESPONSE']._serialized_end=1292
-  _globals['_SESSIONSERVICE']._serialized_start=1295
-  _globals['_SESSIONSERVICE']._serialized_end=1705
+  _globals['_SESSIONSERVICELISTREQUEST']._serialized_start=468
+  _globals['_SESSIONSERVICELISTREQUEST']._serialized_end=588
+  _globals['_SESSIONSERVICELISTRESPONSE']._serialized_start=590
+  _globals['_SESSIONSERVICELISTRESPONSE']._serialized_end=682
+  _globals['_SESSIONSERVICEGETREQUEST']._serialized_start=684
+  _globals['_SESSIONSERVICEGETREQUEST']._serialized_end=722
+  _globals['_SESSIONSERVICEGETRESPONSE']._serialized_start=724
+  _globals['_SESSIONSERVICEGETRESPONSE']._serialized_end=789
+  _globals['_SESSIONSERVICEWATCHREQUEST']._serialized_start=791
+  _globals['_SESSIONSERVICEWATCHREQUEST']._serialized_end=836
+  _globals['_SESSIONSERVICEWATCHRESPONSE']._serialized_start=838
+  _globals['_SESSIONSERVICEWATCHRESPONSE']._serialized_end=905
+  _globals['_TERMINATEREQUEST']._serialized_start=907
+  _globals['_TERMINATEREQUEST']._serialized_end=973
+  _globals['_TERMINATERESPONSE']._serialized_start=975
+  _globals['_TERMINATERESPONSE']._serialized_end=1032
+  _globals['_REPLAYREQUEST']._serialized_start=1034
+  _globals['_REPLAYREQUEST']._serialized_end=1061
+  _globals['_REPLAYRESPONSE']._serialized_start=1064
+  _globals['_REPLAYRESPONSE']._serialized_end=1302
+  _globals['_SESSIONSERVICE']._serialized_start=1305
+  _globals['_SESSIONSERVICE']._serialized_end=1725
 # @@protoc_insertion_point(module_scope)

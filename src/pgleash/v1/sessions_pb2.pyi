@@ -45,7 +45,7 @@ class Session(_message.Message):
     statements: int
     def __init__(self, id: _Optional[str] = ..., number: _Optional[int] = ..., subject: _Optional[str] = ..., acts_for: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., grant: _Optional[str] = ..., database: _Optional[str] = ..., peer: _Optional[str] = ..., tls: _Optional[bool] = ..., server_user: _Optional[str] = ..., application_name: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_reason: _Optional[str] = ..., statements: _Optional[int] = ...) -> None: ...
 
-class ListSessionsRequest(_message.Message):
+class SessionServiceListRequest(_message.Message):
     __slots__ = ("live_only", "subject", "database", "page_size", "page_token")
     LIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -59,7 +59,7 @@ class ListSessionsRequest(_message.Message):
     page_token: str
     def __init__(self, live_only: _Optional[bool] = ..., subject: _Optional[str] = ..., database: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
-class ListSessionsResponse(_message.Message):
+class SessionServiceListResponse(_message.Message):
     __slots__ = ("sessions", "next_page_token")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -67,31 +67,31 @@ class ListSessionsResponse(_message.Message):
     next_page_token: str
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
-class GetSessionRequest(_message.Message):
+class SessionServiceGetRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
-class GetSessionResponse(_message.Message):
+class SessionServiceGetResponse(_message.Message):
     __slots__ = ("session",)
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: Session
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
-class WatchSessionsRequest(_message.Message):
+class SessionServiceWatchRequest(_message.Message):
     __slots__ = ("subject",)
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     subject: str
     def __init__(self, subject: _Optional[str] = ...) -> None: ...
 
-class WatchSessionsResponse(_message.Message):
+class SessionServiceWatchResponse(_message.Message):
     __slots__ = ("session",)
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: Session
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
-class TerminateSessionRequest(_message.Message):
+class TerminateRequest(_message.Message):
     __slots__ = ("id", "reason", "request_id")
     ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -101,19 +101,19 @@ class TerminateSessionRequest(_message.Message):
     request_id: str
     def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
-class TerminateSessionResponse(_message.Message):
+class TerminateResponse(_message.Message):
     __slots__ = ("session",)
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: Session
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
-class ReplaySessionRequest(_message.Message):
+class ReplayRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
-class ReplaySessionResponse(_message.Message):
+class ReplayResponse(_message.Message):
     __slots__ = ("offset", "kind", "text", "columns", "rows", "row_count", "tag", "truncated", "fields")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]

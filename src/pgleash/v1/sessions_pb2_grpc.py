@@ -37,28 +37,28 @@ class SessionServiceStub:
         """
         self.List = channel.unary_unary(
                 '/pgleash.v1.SessionService/List',
-                request_serializer=pgleash_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceListRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceListResponse.FromString,
                 _registered_method=True)
         self.Get = channel.unary_unary(
                 '/pgleash.v1.SessionService/Get',
-                request_serializer=pgleash_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/pgleash.v1.SessionService/Watch',
-                request_serializer=pgleash_dot_v1_dot_sessions__pb2.WatchSessionsRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.WatchSessionsResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchResponse.FromString,
                 _registered_method=True)
         self.Terminate = channel.unary_unary(
                 '/pgleash.v1.SessionService/Terminate',
-                request_serializer=pgleash_dot_v1_dot_sessions__pb2.TerminateSessionRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.TerminateSessionResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_sessions__pb2.TerminateRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.TerminateResponse.FromString,
                 _registered_method=True)
         self.Replay = channel.unary_stream(
                 '/pgleash.v1.SessionService/Replay',
-                request_serializer=pgleash_dot_v1_dot_sessions__pb2.ReplaySessionRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.ReplaySessionResponse.FromString,
+                request_serializer=pgleash_dot_v1_dot_sessions__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_sessions__pb2.ReplayResponse.FromString,
                 _registered_method=True)
 
 
@@ -106,28 +106,28 @@ def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
-                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.ListSessionsRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.ListSessionsResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceListRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceListResponse.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
-                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.GetSessionRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.GetSessionResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
-                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.WatchSessionsRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.WatchSessionsResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchResponse.SerializeToString,
             ),
             'Terminate': grpc.unary_unary_rpc_method_handler(
                     servicer.Terminate,
-                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.TerminateSessionRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.TerminateSessionResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.TerminateRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.TerminateResponse.SerializeToString,
             ),
             'Replay': grpc.unary_stream_rpc_method_handler(
                     servicer.Replay,
-                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.ReplaySessionRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.ReplaySessionResponse.SerializeToString,
+                    request_deserializer=pgleash_dot_v1_dot_sessions__pb2.ReplayRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_sessions__pb2.ReplayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -156,8 +156,8 @@ class SessionService:
             request,
             target,
             '/pgleash.v1.SessionService/List',
-            pgleash_dot_v1_dot_sessions__pb2.ListSessionsRequest.SerializeToString,
-            pgleash_dot_v1_dot_sessions__pb2.ListSessionsResponse.FromString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceListRequest.SerializeToString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceListResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -183,8 +183,8 @@ class SessionService:
             request,
             target,
             '/pgleash.v1.SessionService/Get',
-            pgleash_dot_v1_dot_sessions__pb2.GetSessionRequest.SerializeToString,
-            pgleash_dot_v1_dot_sessions__pb2.GetSessionResponse.FromString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetRequest.SerializeToString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceGetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -210,8 +210,8 @@ class SessionService:
             request,
             target,
             '/pgleash.v1.SessionService/Watch',
-            pgleash_dot_v1_dot_sessions__pb2.WatchSessionsRequest.SerializeToString,
-            pgleash_dot_v1_dot_sessions__pb2.WatchSessionsResponse.FromString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchRequest.SerializeToString,
+            pgleash_dot_v1_dot_sessions__pb2.SessionServiceWatchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -237,8 +237,8 @@ class SessionService:
             request,
             target,
             '/pgleash.v1.SessionService/Terminate',
-            pgleash_dot_v1_dot_sessions__pb2.TerminateSessionRequest.SerializeToString,
-            pgleash_dot_v1_dot_sessions__pb2.TerminateSessionResponse.FromString,
+            pgleash_dot_v1_dot_sessions__pb2.TerminateRequest.SerializeToString,
+            pgleash_dot_v1_dot_sessions__pb2.TerminateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -264,8 +264,8 @@ class SessionService:
             request,
             target,
             '/pgleash.v1.SessionService/Replay',
-            pgleash_dot_v1_dot_sessions__pb2.ReplaySessionRequest.SerializeToString,
-            pgleash_dot_v1_dot_sessions__pb2.ReplaySessionResponse.FromString,
+            pgleash_dot_v1_dot_sessions__pb2.ReplayRequest.SerializeToString,
+            pgleash_dot_v1_dot_sessions__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,
