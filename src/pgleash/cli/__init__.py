@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import grpc
 import typer
 
@@ -15,6 +14,9 @@ from pgleash.cli import approvals, audit, grants, local, policy, sessions, token
 from pgleash.cli.output import remote_problem
 
 __all__ = ["app", "main"]
+
+# typer brings its own click in newer releases and uses the installed one in older ones; this is its ClickException in both.
+_Mistake: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     help="PostgreSQL on a leash for autonomous agents.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -37,13 +39,14 @@ def _run() -> int:
     try:
         code = app(standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         print("pgleash: interrupted", file=sys.stderr)
         return 1
-    except click.ClickException as error:
-        print(f"pgleash: {' '.join(error.format_message().split())}", file=sys.stderr)
+    except _Mistake as error:
+        told = error.format_message() if hasattr(error, "format_message") else str(error)
+        print(f"pgleash: {' '.join(told.split())}", file=sys.stderr)
         return 1
     except grpc.RpcError as error:
         print(f"pgleash: {remote_problem(error)}", file=sys.stderr)
