@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -53,18 +54,17 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode, str], ...] = (
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED, "NOT_ALLOWED"),
     (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
 )
-_PRINCIPAL = "_pgleash_principal"
+_principal: ContextVar[Principal] = ContextVar("principal")
 
 
-def caller(context: Any) -> Principal:
-    """The principal of a call."""
-    principal: Principal = getattr(context, _PRINCIPAL)
-    return principal
+def caller() -> Principal:
+    """The principal of the call that runs."""
+    return _principal.get()
 
 
-def token_time_left(context: Any) -> float:
+def token_time_left() -> float:
     """Seconds until the caller's token expires."""
-    return max(0.0, caller(context).expires_at - time.time())
+    return max(0.0, caller().expires_at - time.time())
 
 
 class Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -92,8 +92,8 @@ class Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _single(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(request: Any, context: Any) -> Any:
-            await self._admit(method, context)
             try:
+                await self._admit(method, context)
                 return await behaviour(request, context)
             except grpc.aio.AbortError:
                 raise
@@ -104,8 +104,8 @@ class Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _streaming(self, method: str, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            await self._admit(method, context)
             try:
+                await self._admit(method, context)
                 async for response in behaviour(request, context):
                     yield response
             except grpc.aio.AbortError:
@@ -130,7 +130,7 @@ class Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if not needed & held:
             who = " or ".join(sorted(needed)) or "nobody"
             await _fail(context, grpc.StatusCode.PERMISSION_DENIED, f"this needs the role {who}", "NO_ROLE")
-        setattr(context, _PRINCIPAL, principal)
+        _principal.set(principal)
 
 
 async def _abort(context: Any, method: str, error: Exception) -> None:

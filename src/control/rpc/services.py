@@ -67,19 +67,19 @@ class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):  # type: ignore[mis
             pending = await self._desk.list(state="PENDING", database=request.database or None, limit=1000)
             for record in reversed(pending):
                 yield approvals_pb2.ApprovalServiceWatchResponse(approval=messages.approval(record))
-            async for record in _while_token_lasts(changes, context):
+            async for record in _while_token_lasts(changes):
                 if not request.database or record.database == request.database:
                     yield approvals_pb2.ApprovalServiceWatchResponse(approval=messages.approval(record))
 
     async def Approve(self, request: approvals_pb2.ApproveRequest, context: Any) -> approvals_pb2.ApproveResponse:
         record = await self._desk.decide(
-            request.name, approve=True, by=caller(context), comment=request.comment, request_id=request.request_id or None
+            request.name, approve=True, by=caller(), comment=request.comment, request_id=request.request_id or None
         )
         return approvals_pb2.ApproveResponse(approval=messages.approval(record))
 
     async def Deny(self, request: approvals_pb2.DenyRequest, context: Any) -> approvals_pb2.DenyResponse:
         record = await self._desk.decide(
-            request.name, approve=False, by=caller(context), comment=request.comment, request_id=request.request_id or None
+            request.name, approve=False, by=caller(), comment=request.comment, request_id=request.request_id or None
         )
         return approvals_pb2.DenyResponse(approval=messages.approval(record))
 
@@ -95,7 +95,7 @@ class Grants(grants_pb2_grpc.GrantServiceServicer):  # type: ignore[misc]
         if request.database not in self._databases:
             raise InvalidArgument(f"database: one of {', '.join(sorted(self._databases))}")
         record = await self._ledger.create(
-            by=caller(context),
+            by=caller(),
             subject=request.subject,
             scope=Scope(request.database, tuple(request.tables), frozenset(request.verbs)),
             duration=request.duration.seconds + request.duration.nanos / 1e9,
@@ -118,7 +118,7 @@ class Grants(grants_pb2_grpc.GrantServiceServicer):  # type: ignore[misc]
         )
 
     async def Revoke(self, request: grants_pb2.GrantServiceRevokeRequest, context: Any) -> grants_pb2.GrantServiceRevokeResponse:
-        record = await self._ledger.revoke(request.id, by=caller(context), reason=request.reason, request_id=request.request_id or None)
+        record = await self._ledger.revoke(request.id, by=caller(), reason=request.reason, request_id=request.request_id or None)
         return grants_pb2.GrantServiceRevokeResponse(grant=messages.grant(record))
 
 
@@ -153,12 +153,12 @@ class Sessions(sessions_pb2_grpc.SessionServiceServicer):  # type: ignore[misc]
             live = await self._registry.list(live=True, subject=request.subject or None, limit=1000)
             for record in reversed(live):
                 yield sessions_pb2.SessionServiceWatchResponse(session=messages.session(record))
-            async for record in _while_token_lasts(changes, context):
+            async for record in _while_token_lasts(changes):
                 if not request.subject or record.subject == request.subject:
                     yield sessions_pb2.SessionServiceWatchResponse(session=messages.session(record))
 
     async def Terminate(self, request: sessions_pb2.TerminateRequest, context: Any) -> sessions_pb2.TerminateResponse:
-        record = await self._registry.terminate(request.id, by=caller(context), reason=request.reason)
+        record = await self._registry.terminate(request.id, by=caller(), reason=request.reason)
         return sessions_pb2.TerminateResponse(session=messages.session(record))
 
     async def Replay(self, request: sessions_pb2.ReplayRequest, context: Any) -> AsyncIterator[sessions_pb2.ReplayResponse]:
@@ -234,9 +234,9 @@ class Policies(policy_pb2_grpc.PolicyServiceServicer):  # type: ignore[misc]
         )
 
 
-async def _while_token_lasts(changes: Subscription[T], context: Any) -> AsyncIterator[T]:
+async def _while_token_lasts(changes: Subscription[T]) -> AsyncIterator[T]:
     """The changes, until the caller's token expires."""
-    while (left := token_time_left(context)) > 0:
+    while (left := token_time_left()) > 0:
         try:
             yield await asyncio.wait_for(anext(changes), left)
         except TimeoutError:
