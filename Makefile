@@ -26,8 +26,8 @@ $(READY): pyproject.toml setup.py $(HOT)
 	@touch $@
 
 lint: $(READY)
-	$(BIN)/ruff check src tests loadtests
-	$(BIN)/ruff format --check --quiet src tests loadtests || echo "note: ruff format would change files"
+	$(BIN)/ruff check src tests loadtests protos
+	$(BIN)/ruff format --check --quiet src tests loadtests protos
 
 types: $(READY)
 	$(BIN)/mypy

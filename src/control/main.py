@@ -201,7 +201,9 @@ class Gateway:
                 with subscription:
                     async for record in subscription:
                         if record.state != "ACTIVE":
-                            message = f"the grant {record.id} was revoked" if record.state == "REVOKED" else f"the grant {record.id} has expired"
+                            message = (
+                                f"the grant {record.id} was revoked" if record.state == "REVOKED" else f"the grant {record.id} has expired"
+                            )
                             self._registry.end_grant(record.id, message)
                             task = asyncio.create_task(self._take_logins_away(record))
                             pending.add(task)
@@ -440,7 +442,11 @@ async def _examine(settings: Settings) -> list[Finding]:
 
         await look(f"database {name}: reading its catalog", catalog)
         await look(f"database {name}: making logins", logins)
-    for what, directory in (("audit", settings.audit.directory), ("recording", settings.recording.directory), ("store", settings.store.path.parent)):
+    for what, directory in (
+        ("audit", settings.audit.directory),
+        ("recording", settings.recording.directory),
+        ("store", settings.store.path.parent),
+    ):
 
         async def writable(directory: Path = directory) -> list[str]:
             there = directory

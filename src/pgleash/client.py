@@ -54,5 +54,7 @@ def connect(address: str, token: str, ca: Path | None = None) -> Api:
     Nothing is sent before the first call. ``address`` is HOST:PORT; the certificate must name the host.
     """
     trusted = ca.read_bytes() if ca is not None else None
-    credentials = grpc.composite_channel_credentials(grpc.ssl_channel_credentials(trusted), grpc.metadata_call_credentials(_WithToken(token)))
+    credentials = grpc.composite_channel_credentials(
+        grpc.ssl_channel_credentials(trusted), grpc.metadata_call_credentials(_WithToken(token))
+    )
     return Api(grpc.secure_channel(address, credentials, options=[("grpc.max_receive_message_length", 64 << 20)]))

@@ -78,7 +78,9 @@ class Listener:
                 sock.close()
                 continue
             leg = ColdLeg(self._reactor, sock.detach())
-            session = Session(self._parts, self._reactor, leg, Peer(address[0], address[1], False), self._keys, len(self._sessions) >= self._max)
+            session = Session(
+                self._parts, self._reactor, leg, Peer(address[0], address[1], False), self._keys, len(self._sessions) >= self._max
+            )
             task = asyncio.get_running_loop().create_task(session.run())
             self._sessions[task] = session
             task.add_done_callback(self._done)

@@ -100,6 +100,8 @@ def _prepared(password: str) -> bytes:
     if not text or any(test(c) for c in text for test in forbidden):
         return password.encode()
     right_to_left = any(stringprep.in_table_d1(c) for c in text)
-    if right_to_left and (any(stringprep.in_table_d2(c) for c in text) or not (stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1]))):
+    if right_to_left and (
+        any(stringprep.in_table_d2(c) for c in text) or not (stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1]))
+    ):
         return password.encode()
     return text.encode()

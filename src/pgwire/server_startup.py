@@ -142,7 +142,9 @@ class ServerStartup:
                 return None
         except ScramError as error:
             raise GatewayError("08004", "the gateway could not log in at the database server", private=str(error)) from error
-        raise GatewayError("08004", "the gateway could not log in at the database server", private=f"authentication method {code} is not spoken")
+        raise GatewayError(
+            "08004", "the gateway could not log in at the database server", private=f"authentication method {code} is not spoken"
+        )
 
     def _begin(self, offered: bytes) -> bytes:
         if self._scram is not None:

@@ -156,7 +156,11 @@ class Serving:
             return
         kind, text, name, portal, parameters, formats, problem = request
         if problem == "audit":
-            link.refuse(error_response("ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."))
+            link.refuse(
+                error_response(
+                    "ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."
+                )
+            )
             return
         if problem == "portal":
             link.refuse(error_response("ERROR", "34000", f'portal "{portal}" does not exist'))
@@ -171,7 +175,9 @@ class Serving:
         except Exception:
             _log.exception("a statement could not be judged")
             self._note_denied(statement, Verdict(Effect.DENY, ("the policy failed",)))
-            link.refuse(error_response("ERROR", "42501", "the statement could not be judged and is denied", hint="Ask the gateway's operator."))
+            link.refuse(
+                error_response("ERROR", "42501", "the statement could not be judged and is denied", hint="Ask the gateway's operator.")
+            )
             return
         self.follow_policy()
         if verdict.effect is Effect.DENY:
@@ -193,7 +199,11 @@ class Serving:
 
     def _deny(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if not self._note_denied(statement, verdict):
-            link.refuse(error_response("ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."))
+            link.refuse(
+                error_response(
+                    "ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."
+                )
+            )
             return
         message = verdict.message or "the statement is denied by policy"
         link.refuse(from_refused(Refused(verdict.sqlstate, message, hint=verdict.hint, detail=verdict.detail), fatal=False))
@@ -263,7 +273,12 @@ class Serving:
             seconds = max(0, round(pending.expires_at - time.time()))
             reasons = "; ".join(verdict.reasons) or verdict.rule
             link.tell_client(
-                notice_response("01000", f"statement held: waiting for {pending.name}", detail=reasons, hint=f"It runs once approved; nobody deciding for {seconds} s refuses it.")
+                notice_response(
+                    "01000",
+                    f"statement held: waiting for {pending.name}",
+                    detail=reasons,
+                    hint=f"It runs once approved; nobody deciding for {seconds} s refuses it.",
+                )
             )
             while True:
                 done, _ = await asyncio.wait({waiting, cancelled}, timeout=_REMIND, return_when=asyncio.FIRST_COMPLETED)
@@ -277,7 +292,6 @@ class Serving:
             waiting.cancel()
             if not settled:
                 await asyncio.shield(pending.withdraw("the statement was cancelled or its session ended"))
-
 
     async def _plan(self, link: Link) -> None:
         request = link.describe_request()

@@ -206,7 +206,9 @@ class Session:
             },
         )
 
-    async def _open(self, started: Started, principal: Principal, grant: Grant, peer: Peer, name: str, parameters: dict[str, str]) -> _Opened:
+    async def _open(
+        self, started: Started, principal: Principal, grant: Grant, peer: Peer, name: str, parameters: dict[str, str]
+    ) -> _Opened:
         parts = self._parts
         session_id = "ses_" + secrets.token_hex(10)
         lease = await parts.credentials.lease(grant, session_id)
@@ -215,9 +217,7 @@ class Session:
             policy = await parts.policy.open(principal, grant, lease)
             server = await connect(self._reactor, lease)
             ready = await self._server_login(server, lease, parameters)
-            info = SessionInfo(
-                session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time()
-            )
+            info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
                 "session.opened",
                 {
@@ -250,7 +250,9 @@ class Session:
 
     async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str]) -> Ready:
         certificate = server.leg.peer_certificate()
-        startup = ServerStartup(lease.user, lease.password, lease.dbname, {**parameters, **lease.parameters}, certificate, server.leg.encrypted)
+        startup = ServerStartup(
+            lease.user, lease.password, lease.dbname, {**parameters, **lease.parameters}, certificate, server.leg.encrypted
+        )
         await server.send(startup.start())
         while True:
             event = startup.next_event()

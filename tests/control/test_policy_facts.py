@@ -110,7 +110,8 @@ def test_what_no_rule_can_allow(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sql", ["SET statement_timeout = 5", "SET client_encoding TO 'UTF8'", "SET datestyle = iso", "SELECT set_config('myapp.user', 'x', true)"]
+    "sql",
+    ["SET statement_timeout = 5", "SET client_encoding TO 'UTF8'", "SET datestyle = iso", "SELECT set_config('myapp.user', 'x', true)"],
 )
 def test_harmless_settings(sql: str) -> None:
     assert not facts_of(sql)[0].refusals

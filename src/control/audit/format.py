@@ -22,7 +22,9 @@ CHUNK: Final = 4
 SEAL: Final = 5
 
 _HEADER = struct.Struct("<IIBBHIQQQ")  # length, crc, version, type, flags, payload length, sequence, time, session
-_SEGMENT = struct.Struct("<8sIIQQ16s32sQII")  # magic, version, flags, number, first sequence, journal id, previous hash, time, reserved, crc
+_SEGMENT = struct.Struct(
+    "<8sIIQQ16s32sQII"
+)  # magic, version, flags, number, first sequence, journal id, previous hash, time, reserved, crc
 _BEGIN = struct.Struct("<BBHIII")
 _END = struct.Struct("<QQQI5sBH")
 _Bytes = bytes  # End has a field of that name
@@ -104,7 +106,9 @@ class End(NamedTuple):
         if len(payload) != _END.size:
             raise ValueError("wrong length of an END record")
         begin, rows, size, duration, state, flags, _ = _END.unpack(payload)
-        return cls(begin, rows, size, duration, state.rstrip(b"\0").decode("ascii", "replace"), bool(flags & 1), bool(flags & 2), bool(flags & 4))
+        return cls(
+            begin, rows, size, duration, state.rstrip(b"\0").decode("ascii", "replace"), bool(flags & 1), bool(flags & 2), bool(flags & 4)
+        )
 
 
 def segments(directory: Path) -> list[Path]:
@@ -163,7 +167,9 @@ def read_segment(path: Path) -> Iterator[Segment | Record]:
                 hashed.update(body[: covered - _HEADER.size])
                 digest = hashed.digest()
                 if digest != body[-32:]:
-                    raise FormatError(offset, f"record {sequence} does not fit the chain: it was changed, or a record before it was removed")
+                    raise FormatError(
+                        offset, f"record {sequence} does not fit the chain: it was changed, or a record before it was removed"
+                    )
                 link = digest
             yield Record(offset, length, kind, flags, sequence, time_us, session, body[:size], digest)
             offset += length

@@ -127,7 +127,12 @@ class _Decoder:
         elif kind in (b"E", b"N"):
             told = {chr(part[0]): part[1:].decode("utf-8", "replace") for part in body.split(b"\0") if part}
             self._rows, self._count = [], 0
-            yield Frame(0, "error" if kind == b"E" else "notice", told.get("M", ""), fields={"sqlstate": told.get("C", ""), "hint": told.get("H", "")})
+            yield Frame(
+                0,
+                "error" if kind == b"E" else "notice",
+                told.get("M", ""),
+                fields={"sqlstate": told.get("C", ""), "hint": told.get("H", "")},
+            )
         elif kind == b"d":
             self._count += 1
             if len(self._rows) < _MOST_ROWS:

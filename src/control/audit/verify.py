@@ -141,7 +141,9 @@ def _step(path: Path, record: Record, chain: _Chain, signed: dict[int, str], rep
     report.records += 1
     expected = signed.get(record.sequence)
     if expected is not None and expected != record.digest.hex():
-        report.problems.append(Problem(path.name, record.offset, record.sequence, "the log was rewritten: a signed checkpoint has another hash for it"))
+        report.problems.append(
+            Problem(path.name, record.offset, record.sequence, "the log was rewritten: a signed checkpoint has another hash for it")
+        )
 
 
 def _checkpoints(directory: Path, public_key: Ed25519PublicKey | None, report: Report) -> list[dict[str, Any]]:

@@ -149,14 +149,18 @@ class MintedRoles:
                 private=f"{self._place.name}: {' '.join(str(error).split())}",
             ) from error
 
-    async def _mint(self, connection: psycopg.AsyncConnection[tuple[object, ...]], grant: Grant, role: str, known: _Minted | None) -> _Minted:
+    async def _mint(
+        self, connection: psycopg.AsyncConnection[tuple[object, ...]], grant: Grant, role: str, known: _Minted | None
+    ) -> _Minted:
         minted = known or _Minted(secrets.token_urlsafe(32))
         identifier = sql.Identifier(role)
         exists = await (await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))).fetchone()
         if known is None or exists is None:
             verifier = connection.pgconn.encrypt_password(minted.password.encode(), role.encode(), b"scram-sha-256").decode()
             until = datetime.datetime.fromtimestamp(min(grant.expires_at, 253402300799.0), datetime.UTC).isoformat()
-            options = sql.SQL("LOGIN INHERIT NOCREATEDB NOCREATEROLE PASSWORD {} VALID UNTIL {}").format(sql.Literal(verifier), sql.Literal(until))
+            options = sql.SQL("LOGIN INHERIT NOCREATEDB NOCREATEROLE PASSWORD {} VALID UNTIL {}").format(
+                sql.Literal(verifier), sql.Literal(until)
+            )
             if exists is None:
                 await connection.execute(sql.SQL("CREATE ROLE {} {}").format(identifier, options))
                 await connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(identifier, sql.Literal(self._mark())))
@@ -194,7 +198,9 @@ class MintedRoles:
             return
         await connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(role))
         await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (name,))
-        row = await (await connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")).fetchone()
+        row = await (
+            await connection.execute("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
+        ).fetchone()
         owns = await (
             await connection.execute(
                 "SELECT 1 FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o' AND refobjid ="
@@ -214,7 +220,9 @@ class MintedRoles:
             problems.append(f"{self._user} is a superuser: give the gateway a login of its own with CREATEROLE instead")
         elif row is None or not row[0]:
             problems.append(f'{self._user} may not create roles: ALTER ROLE "{self._user}" CREATEROLE')
-        owners = await (await connection.execute(f"SELECT DISTINCT owner FROM ({_RELATIONS}) t WHERE NOT pg_has_role(owner, 'USAGE')")).fetchall()
+        owners = await (
+            await connection.execute(f"SELECT DISTINCT owner FROM ({_RELATIONS}) t WHERE NOT pg_has_role(owner, 'USAGE')")
+        ).fetchall()
         for (owner,) in owners:
             problems.append(f'{self._user} can\'t grant on tables of {owner}: GRANT "{owner}" TO "{self._user}" WITH ADMIN OPTION')
         return problems

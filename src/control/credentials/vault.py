@@ -33,7 +33,14 @@ class VaultLeases:
     """Borrows logins of one Vault role. Authenticates with a token or an AppRole (role id, secret id)."""
 
     def __init__(
-        self, place: Place, address: str, role: str, *, mount: str = "database", token: str | None = None, approle: tuple[str, str] | None = None
+        self,
+        place: Place,
+        address: str,
+        role: str,
+        *,
+        mount: str = "database",
+        token: str | None = None,
+        approle: tuple[str, str] | None = None,
     ) -> None:
         self._place = place
         self._role = role
@@ -52,7 +59,9 @@ class VaultLeases:
             user, password = str(answer["data"]["username"]), str(answer["data"]["password"])
             vault_id, seconds = str(answer["lease_id"]), float(answer["lease_duration"])
         except (KeyError, TypeError, ValueError) as error:
-            raise Refused("08004", "the credential store gave an unusable answer", hint=_LATER, private=f"vault: {type(error).__name__}: {error}") from error
+            raise Refused(
+                "08004", "the credential store gave an unusable answer", hint=_LATER, private=f"vault: {type(error).__name__}: {error}"
+            ) from error
         self._vault_id[session_id] = vault_id
         self._by_grant.setdefault(grant.id, set()).add(session_id)
         ends = grant.expires_at
@@ -134,7 +143,9 @@ class VaultLeases:
             what = "is sealed" if sealed else "is not available"
             raise Refused("57P03", f"the credential store (Vault) {what}", hint=_LATER, private=_short(error)) from error
         except hvac.exceptions.VaultError as error:
-            raise Refused("08004", "the credential store (Vault) gives no login", hint="Tell the gateway's operator.", private=_short(error)) from error
+            raise Refused(
+                "08004", "the credential store (Vault) gives no login", hint="Tell the gateway's operator.", private=_short(error)
+            ) from error
         except requests.RequestException as error:
             raise Refused("57P03", "the credential store (Vault) can't be reached", hint=_LATER, private=_short(error)) from error
 

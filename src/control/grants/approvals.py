@@ -126,7 +126,9 @@ class ApprovalDesk:
             raise NotFound(f"there is no approval {name}")
         return _record(row)
 
-    async def list(self, *, state: str | None = None, database: str | None = None, limit: int = 100, offset: int = 0) -> list[ApprovalRecord]:
+    async def list(
+        self, *, state: str | None = None, database: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ApprovalRecord]:
         """Approvals, newest first."""
         where = [(column, value) for column, value in (("state", state), ("database", database)) if value]
         clause = " AND ".join(f"{column} = ?" for column, _ in where) or "1"

@@ -81,10 +81,13 @@ class GrantLedger:
                 return _record(row), False
             if template is None:
                 last = db.execute(
-                    "SELECT * FROM grants WHERE subject = ? AND database = ? ORDER BY created_at DESC LIMIT 1", (principal.subject, database)
+                    "SELECT * FROM grants WHERE subject = ? AND database = ? ORDER BY created_at DESC LIMIT 1",
+                    (principal.subject, database),
                 ).fetchone()
                 return (_record(last) if last is not None else None), False
-            return _insert(db, principal.subject, template.scope, template.duration, "given at connect by policy", "policy", now, None), True
+            return _insert(
+                db, principal.subject, template.scope, template.duration, "given at connect by policy", "policy", now, None
+            ), True
 
         record, made = await self._store.run(work)
         if made:
@@ -215,7 +218,9 @@ def _no_grant(principal: Principal, database: str, last: GrantRecord | None) -> 
             hint="Ask an operator for one: pgleash grants create.",
         )
     what = "was revoked" if last.state == "REVOKED" else "has expired"
-    return Refused("28000", f'the grant {last.id} on database "{database}" {what}', hint="Ask an operator for a new one: pgleash grants create.")
+    return Refused(
+        "28000", f'the grant {last.id} on database "{database}" {what}', hint="Ask an operator for a new one: pgleash grants create."
+    )
 
 
 def _check(subject: str, scope: Scope, duration: float) -> None:

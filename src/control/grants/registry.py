@@ -58,7 +58,9 @@ class SessionRegistry:
         """Sessions that an earlier process did not see end are over."""
         now = self._clock()
         await self._store.run(
-            lambda db: db.execute("UPDATE sessions SET ended_at = ?, end_reason = 'the gateway was restarted' WHERE ended_at IS NULL", (now,))
+            lambda db: db.execute(
+                "UPDATE sessions SET ended_at = ?, end_reason = 'the gateway was restarted' WHERE ended_at IS NULL", (now,)
+            )
         )
 
     async def register(self, session: SessionInfo, end: Callable[[str, str], None]) -> None:

@@ -100,7 +100,9 @@ class TokenVerifier:
                 private=str(error),
             ) from error
         if key is None:
-            raise Refused("28P01", "the token is signed with a key that its issuer does not publish", hint=_SIGN_IN_AGAIN, private=f"kid={key_id!r}")
+            raise Refused(
+                "28P01", "the token is signed with a key that its issuer does not publish", hint=_SIGN_IN_AGAIN, private=f"kid={key_id!r}"
+            )
         return self._principal(issuer, self._checked(token, key, algorithm, issuer))
 
     def _checked(self, token: str, key: jwt.PyJWK, algorithm: str, issuer: TrustedIssuer) -> dict[str, Any]:
@@ -117,7 +119,9 @@ class TokenVerifier:
                 private=str(error),
             ) from error
         except jwt.MissingRequiredClaimError as error:
-            raise Refused("28P01", f"the token lacks the claim {error.claim!r}", hint="The issuer must put exp, iat, iss and aud into it.") from error
+            raise Refused(
+                "28P01", f"the token lacks the claim {error.claim!r}", hint="The issuer must put exp, iat, iss and aud into it."
+            ) from error
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise Refused("28P01", "the token's signature or form is wrong", hint=_SIGN_IN_AGAIN, private=str(error)) from error
         self._check_times(claims, issuer)
@@ -145,7 +149,11 @@ class TokenVerifier:
     def _principal(self, issuer: TrustedIssuer, claims: Mapping[str, Any]) -> Principal:
         subject = _claim(claims, issuer.subject_claim)
         if not isinstance(subject, str) or not subject or len(subject) > 255 or not subject.isprintable():
-            raise Refused("28P01", f"the token names no subject in {issuer.subject_claim!r}", hint="It must be a printable text of at most 255 characters.")
+            raise Refused(
+                "28P01",
+                f"the token names no subject in {issuer.subject_claim!r}",
+                hint="It must be a printable text of at most 255 characters.",
+            )
         acts_for = _claim(claims, issuer.acts_for_claim)
         token_id = claims.get("jti")
         return Principal(

@@ -54,7 +54,8 @@ class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):  # type: ignore[mis
         state = messages.state_name(approvals_pb2.ApprovalState, request.state, "APPROVAL_STATE_")
         found = await self._desk.list(state=state, database=request.database or None, limit=limit + 1, offset=offset)
         return approvals_pb2.ApprovalServiceListResponse(
-            approvals=[messages.approval(record) for record in found[:limit]], next_page_token=messages.next_token(len(found), limit, offset)
+            approvals=[messages.approval(record) for record in found[:limit]],
+            next_page_token=messages.next_token(len(found), limit, offset),
         )
 
     async def Get(self, request: approvals_pb2.ApprovalServiceGetRequest, context: Any) -> approvals_pb2.ApprovalServiceGetResponse:

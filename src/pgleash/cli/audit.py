@@ -46,7 +46,9 @@ def query(
                 emit(entry)
             else:
                 fields = plain(entry)["fields"]
-                said = fields.pop("text", "") or " ".join(f"{name}={value}" for name, value in fields.items() if value not in ("", None, []))
+                said = fields.pop("text", "") or " ".join(
+                    f"{name}={value}" for name, value in fields.items() if value not in ("", None, [])
+                )
                 print(clean(f"{entry.sequence:>8}  {time(entry.time)}  {entry.kind:<18} {entry.subject:<12} {said}").replace("\n", " "))
 
 
@@ -74,7 +76,9 @@ def verify(
         for note in found["notes"]:
             print(f"note: {note}")
         what = "the audit log is whole" if found["ok"] else "THE AUDIT LOG IS NOT WHOLE"
-        print(f"{what}: {found['records']} records in {found['segments']} files, {found['checkpoints']} signatures, head {found['head_hash'][:16]}…")
+        print(
+            f"{what}: {found['records']} records in {found['segments']} files, {found['checkpoints']} signatures, head {found['head_hash'][:16]}…"
+        )
     if not found["ok"]:
         raise typer.Exit(2)
 

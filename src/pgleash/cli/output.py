@@ -22,7 +22,20 @@ from rich.table import Table
 
 from pgleash.client import Api, connect
 
-__all__ = ["ApiOption", "CaOption", "Output", "OutputOption", "TokenOption", "api", "duration", "emit", "remote_problem", "show", "state", "time"]
+__all__ = [
+    "ApiOption",
+    "CaOption",
+    "Output",
+    "OutputOption",
+    "TokenOption",
+    "api",
+    "duration",
+    "emit",
+    "remote_problem",
+    "show",
+    "state",
+    "time",
+]
 
 
 class Output(enum.StrEnum):
@@ -34,7 +47,9 @@ class Output(enum.StrEnum):
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for machines")]
 ApiOption = Annotated[str, typer.Option("--api", envvar="PGLEASH_API", help="the gateway's API, HOST:PORT")]
-TokenOption = Annotated[str, typer.Option("--token", envvar="PGLEASH_TOKEN", help="your token; better given as PGLEASH_TOKEN", show_default=False)]
+TokenOption = Annotated[
+    str, typer.Option("--token", envvar="PGLEASH_TOKEN", help="your token; better given as PGLEASH_TOKEN", show_default=False)
+]
 CaOption = Annotated[Path | None, typer.Option("--ca", envvar="PGLEASH_CA", help="PEM file of the authority behind the API's certificate")]
 
 

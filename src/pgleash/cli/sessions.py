@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pgleash.cli.output import ApiOption, CaOption, Output, OutputOption, TokenOption, api, clean, console, details, duration, emit, show, time
+from pgleash.cli.output import (
+    ApiOption,
+    CaOption,
+    Output,
+    OutputOption,
+    TokenOption,
+    api,
+    clean,
+    console,
+    details,
+    duration,
+    emit,
+    show,
+    time,
+)
 from pgleash.v1 import sessions_pb2 as pb
 
 __all__ = ["app"]
@@ -133,6 +147,17 @@ def _print(frame: pb.ReplayResponse, offset: float) -> None:
                 print(f"… {frame.row_count - 20} more rows")
     elif frame.kind in ("error", "notice"):
         hint = str(fields["hint"]) if "hint" in fields and fields["hint"] else ""
-        print(clean(f"{head}  ! {frame.kind.upper()} {fields['sqlstate'] if 'sqlstate' in fields else ''} {frame.text}" + (f" ({hint})" if hint else "")), flush=True)
+        print(
+            clean(
+                f"{head}  ! {frame.kind.upper()} {fields['sqlstate'] if 'sqlstate' in fields else ''} {frame.text}"
+                + (f" ({hint})" if hint else "")
+            ),
+            flush=True,
+        )
     else:
-        print(clean(f"{head}{'> ' if frame.kind in ('statement', 'parse') else ''}{frame.kind if frame.kind != 'statement' else ''} {frame.text}"), flush=True)
+        print(
+            clean(
+                f"{head}{'> ' if frame.kind in ('statement', 'parse') else ''}{frame.kind if frame.kind != 'statement' else ''} {frame.text}"
+            ),
+            flush=True,
+        )

@@ -142,7 +142,8 @@ def act_mask(theatre: Theatre) -> None:
         for way, seen in ways.items():
             theatre.saw(f"{way:<26} {seen}")
         theatre.check(
-            all(seen is not None and seen[0] != real and "***" in str(seen[0]) for seen in ways.values()), "the email is masked on every way"
+            all(seen is not None and seen[0] != real and "***" in str(seen[0]) for seen in ways.values()),
+            "the email is masked on every way",
         )
         derived = connection.execute("SELECT upper(email) || card FROM customers WHERE id = 7").fetchone()
         theatre.agent("SELECT upper(email) || card FROM customers WHERE id = 7")
@@ -310,7 +311,9 @@ def act_replay(theatre: Theatre) -> None:
     lines = played.stdout.strip().splitlines()
     theatre.saw("\n".join(line[:150] for line in lines[:14]) + (f"\n… {len(lines) - 14} more lines" if len(lines) > 14 else ""))
     real = str(theatre.server_value("SELECT email FROM customers WHERE id = 7"))
-    theatre.check(played.returncode == 0 and "***" in played.stdout and real not in played.stdout, "the replay shows what the agent saw: masked")
+    theatre.check(
+        played.returncode == 0 and "***" in played.stdout and real not in played.stdout, "the replay shows what the agent saw: masked"
+    )
 
 
 ACTS: tuple[Callable[[Theatre], None], ...] = (act_connect, act_mask, act_hold, act_revoke, act_prove, act_replay)
