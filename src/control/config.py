@@ -47,8 +47,6 @@ __all__ = [
     "VaultCredentials",
     "load",
     "missing",
-    "starter",
-    "starter_policy",
 ]
 
 _SECRET_FORM = "write env:NAME (an environment variable) or file:PATH (a file's content)"
@@ -294,6 +292,12 @@ class PolicySettings(_Section):
 
     file: ConfigPath = Path("policy.yaml")
     mask_key: Secret = SecretRef("file:keys/mask.key")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_key(cls, value: Any) -> Any:
+        # As for the signing key: a relative default goes through the same resolution as a written one.
+        return {"mask_key": "file:keys/mask.key", **value} if isinstance(value, Mapping) else value
 
 
 class StoreSettings(_Section):

@@ -38,7 +38,7 @@ from control.config import (
 from control.credentials.fixed import FixedLogin
 from control.credentials.minted import MintedRoles
 from control.credentials.place import Place
-from control.credentials.routing import LoginSource, Logins
+from control.credentials.routing import Logins, LoginSource
 from control.credentials.vault import VaultLeases
 from control.grants.approvals import ApprovalDesk
 from control.grants.ledger import GrantLedger, GrantRecord
@@ -418,8 +418,8 @@ async def _examine(settings: Settings) -> list[Finding]:
     await look(f"policy {settings.policy.file}", policy)
     for issuer in settings.identity.issuers:
 
-        async def keys(entry: TrustedIssuer = _issuer(issuer)) -> list[str]:
-            verifier = TokenVerifier([entry])
+        async def keys(entry: IssuerSettings = issuer) -> list[str]:
+            verifier = TokenVerifier([_issuer(entry)])
             try:
                 await verifier.probe(entry.issuer)
             finally:

@@ -36,10 +36,9 @@ def end_point(certificate: bytes) -> bytes:
 class ScramClient:
     """One exchange: ``first()``, ``final(server_first)``, ``check(server_final)``."""
 
-    def __init__(self, password: str, binding: bytes | None = None, *, tls: bool = False, nonce: str | None = None) -> None:
+    def __init__(self, password: str, binding: bytes | None = None, *, nonce: str | None = None) -> None:
         self.mechanism = PLUS if binding is not None else PLAIN
-        # "y" would say: I could bind, but you did not offer it. The mechanism list is the server's, so "n" without TLS.
-        self._header = b"p=tls-server-end-point,," if binding is not None else (b"n,," if not tls else b"n,,")
+        self._header = b"p=tls-server-end-point,," if binding is not None else b"n,,"
         self._binding = binding or b""
         self._password = _prepared(password)
         self._nonce = (nonce or base64.b64encode(secrets.token_bytes(18)).decode()).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from control.policy.facts import Facts, Unreadable, read_facts
 
 
@@ -60,7 +61,7 @@ def test_kinds_and_tables(sql: str, kinds: set[str], tables: set[str]) -> None:
 @pytest.mark.parametrize(
     "where",
     ["", "WHERE true", "WHERE 1=1", "WHERE 1 = 1 AND 't'", "WHERE id = id", "WHERE a.id = id", "WHERE id = 3 OR true", "WHERE NOT false",
-     "WHERE id IS NOT NULL", "WHERE name LIKE '%'", "WHERE id = 1 OR id <> 1", "WHERE id > 5 OR id <= 5", "WHERE id IS NULL OR id IS NOT NULL",
+     "WHERE id IS NOT NULL", "WHERE name LIKE '%'", "WHERE id = 1 OR id <> 1", "WHERE id > 5 OR id <= 5", "WHERE id IS NULL OR id IS NOT NULL",  # noqa: E501
      "WHERE id = 1 OR NOT id = 1", "WHERE id IN (1, id)", "WHERE (id = id) IS TRUE", "WHERE $1", "WHERE EXISTS (SELECT 1)", "WHERE 2 > 1",
      "WHERE id IS NOT DISTINCT FROM id", "WHERE 'true'::bool"],
 )  # fmt: skip
@@ -98,7 +99,7 @@ def test_every_statement_of_a_text_is_read() -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["SET ROLE x", "SET SESSION AUTHORIZATION x", "RESET ROLE", "SET LOCAL role = 'x'", "SET row_security = off", "RESET SESSION AUTHORIZATION",
+    ["SET ROLE x", "SET SESSION AUTHORIZATION x", "RESET ROLE", "SET LOCAL role = 'x'", "SET row_security = off", "RESET SESSION AUTHORIZATION",  # noqa: E501
      "SET standard_conforming_strings = off", "SET client_encoding = 'latin1'", "SELECT set_config('role', 'x', false)",
      "SELECT pg_catalog.set_config('Sea' || 'rch_path', 'x', false)", "SELECT pg_read_file('/etc/passwd')", "SELECT lo_import('/x')",
      "SELECT * FROM dblink('x', 'y') AS t(a int)", "SELECT query_to_xml('select 1', true, true, '')", "COPY a TO '/tmp/x'",

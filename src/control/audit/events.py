@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from control.audit.format import EVENT
 from pgwire.ports import Refused
 
-__all__ = ["AuditLog", "Appends"]
+__all__ = ["Appends", "AuditLog"]
 
 _log = logging.getLogger(__name__)
 

@@ -158,16 +158,14 @@ class MintedRoles:
         if known is None or exists is None:
             verifier = connection.pgconn.encrypt_password(minted.password.encode(), role.encode(), b"scram-sha-256").decode()
             until = datetime.datetime.fromtimestamp(min(grant.expires_at, 253402300799.0), datetime.UTC).isoformat()
-            options = sql.SQL("LOGIN INHERIT NOCREATEDB NOCREATEROLE PASSWORD {} VALID UNTIL {}").format(
-                sql.Literal(verifier), sql.Literal(until)
-            )
+            login = sql.SQL("PASSWORD {} VALID UNTIL {}").format(sql.Literal(verifier), sql.Literal(until))
             if exists is None:
-                await connection.execute(sql.SQL("CREATE ROLE {} {}").format(identifier, options))
+                await connection.execute(sql.SQL("CREATE ROLE {} LOGIN {}").format(identifier, login))
                 await connection.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(identifier, sql.Literal(self._mark())))
                 # Needed to end its connections and to hand on what it owns.
                 await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(identifier))
             else:
-                await connection.execute(sql.SQL("ALTER ROLE {} {}").format(identifier, options))
+                await connection.execute(sql.SQL("ALTER ROLE {} LOGIN {}").format(identifier, login))
         await self._grant(connection, grant, identifier)
         minted.granted_at = time.monotonic()
         return minted

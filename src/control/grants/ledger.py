@@ -74,7 +74,8 @@ class GrantLedger:
 
         def work(db: sqlite3.Connection) -> tuple[GrantRecord | None, bool]:
             row = db.execute(
-                "SELECT * FROM grants WHERE subject = ? AND database = ? AND state = 'ACTIVE' AND expires_at > ? ORDER BY created_at DESC LIMIT 1",
+                "SELECT * FROM grants WHERE subject = ? AND database = ? AND state = 'ACTIVE' AND expires_at > ?"
+                " ORDER BY created_at DESC LIMIT 1",
                 (principal.subject, database, now),
             ).fetchone()
             if row is not None:

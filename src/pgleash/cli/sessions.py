@@ -131,7 +131,7 @@ def _print(frame: pb.ReplayResponse, offset: float) -> None:
     fields = frame.fields
     if frame.kind == "ended":
         took = fields["duration_us"] / 1e6 if "duration_us" in fields else 0.0
-        failed = fields["sqlstate"] if "sqlstate" in fields else ""
+        failed = _field(fields, "sqlstate")
         rows = int(fields["rows"]) if "rows" in fields else 0
         print(f"{head}  … {rows} rows in {took:.3f} s" + (f", {clean(str(failed))}" if failed and failed != "00000" else ""), flush=True)
     elif frame.kind == "result":
@@ -146,18 +146,15 @@ def _print(frame: pb.ReplayResponse, offset: float) -> None:
             if frame.row_count > 20:
                 print(f"… {frame.row_count - 20} more rows")
     elif frame.kind in ("error", "notice"):
-        hint = str(fields["hint"]) if "hint" in fields and fields["hint"] else ""
-        print(
-            clean(
-                f"{head}  ! {frame.kind.upper()} {fields['sqlstate'] if 'sqlstate' in fields else ''} {frame.text}"
-                + (f" ({hint})" if hint else "")
-            ),
-            flush=True,
-        )
+        hint = _field(fields, "hint")
+        said = f"! {frame.kind.upper()} {_field(fields, 'sqlstate')} {frame.text}"
+        print(clean(f"{head}  {said} ({hint})" if hint else f"{head}  {said}"), flush=True)
+    elif frame.kind == "statement":
+        print(clean(f"{head}> {frame.text}"), flush=True)
     else:
-        print(
-            clean(
-                f"{head}{'> ' if frame.kind in ('statement', 'parse') else ''}{frame.kind if frame.kind != 'statement' else ''} {frame.text}"
-            ),
-            flush=True,
-        )
+        print(clean(f"{head}{frame.kind} {frame.text}"), flush=True)
+
+
+def _field(fields: Any, name: str) -> str:
+    # A Struct has no get().
+    return str(fields[name]) if name in fields else ""

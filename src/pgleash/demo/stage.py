@@ -206,7 +206,7 @@ class Stage:
         assert self.process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
         stdout = self.process.stdout
-        threading.Thread(target=lambda: [lines.put(line) for line in stdout] and None or lines.put(""), daemon=True).start()
+        threading.Thread(target=lambda: ([lines.put(line) for line in stdout] and None) or lines.put(""), daemon=True).start()
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             try:
