@@ -23,10 +23,8 @@ def main() -> int:
     print("pgleash: the main job, on a PostgreSQL of its own\n", flush=True)
     print("1. PostgreSQL 18, a shop with 100,000 customers, a token issuer, the gateway with TLS and its gRPC API", flush=True)
     with Stage(customers=100_000) as stage:
-        print(
         where = f"agents connect to localhost:{stage.port}, the API is on localhost:{stage.api_port}"
         print(f"  ready after {time.monotonic() - began:.1f} s: {where}")
-        )
         theatre = Theatre(stage)
         for act in ACTS:
             print(f"\n{(act.__doc__ or act.__name__).strip()}", flush=True)
