@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-HOT    := $(wildcard src/pgwire/hot/*.pyx src/pgwire/hot/*.pxd)
+HOT    := $(wildcard src/pgwire/hot/*.pyx src/pgwire/hot/*.px[di] src/pgwire/hot/*.h)
 PROTOS := $(wildcard protos/pgleash/v1/*.proto)
 
 .PHONY: demo test lint types arch bench fuzz load proto proto-check clean

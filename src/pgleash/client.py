@@ -18,7 +18,7 @@ from pgleash.v1 import approvals_pb2_grpc, audit_pb2_grpc, grants_pb2_grpc, poli
 __all__ = ["Api", "connect"]
 
 
-class _WithToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]
+class _WithToken(grpc.AuthMetadataPlugin):
     def __init__(self, token: str) -> None:
         self._token = token
 

@@ -280,8 +280,9 @@ class Serving:
                     hint=f"It runs once approved; nobody deciding for {seconds} s refuses it.",
                 )
             )
+            either: set[asyncio.Future[Any]] = {waiting, cancelled}
             while True:
-                done, _ = await asyncio.wait({waiting, cancelled}, timeout=_REMIND, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(either, timeout=_REMIND, return_when=asyncio.FIRST_COMPLETED)
                 if waiting in done:
                     settled = True
                     return waiting.result(), pending.name

@@ -16,7 +16,9 @@ PGWIRE_RANKS = {
     "listener": 60,
     "session": 50,
     "cancel": 50,
+    "serving": 45,
     "legs": 40,
+    "parameters": 40,
     "plans": 40,
     "client_startup": 40,
     "server_startup": 40,
@@ -37,6 +39,7 @@ CONTROL_RANKS = {
     "audit": 40,
     "store": 30,
     "config": 20,
+    "starter": 20,
 }
 SANS_IO = ("messages", "errors", "scram", "client_startup", "server_startup", "plans", "diagnostics", "ports")
 IO_MODULES = {"asyncio", "socket", "ssl", "time", "selectors", "threading", "uvloop"}
@@ -48,7 +51,7 @@ DOORS = {
     "grpc": ("control.rpc", "pgleash"),
 }
 # The face talks to control over gRPC alone; these commands work offline and may reach the rooms named.
-FACE_EXCEPTIONS = ("control.main", "control.config", "control.audit.verify")
+FACE_EXCEPTIONS = ("control.main", "control.starter", "control.audit.verify")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "manager", "util", "helper", "managers"}
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.+)|c?import\s+(.+))$")
 

@@ -67,7 +67,7 @@ def token_time_left() -> float:
     return max(0.0, caller().expires_at - time.time())
 
 
-class Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Access(grpc.aio.ServerInterceptor):
     """Lets a call through to its method when its token is good and one of its groups has a role for it."""
 
     def __init__(self, verifier: TokenVerifier, roles: Mapping[str, frozenset[str]]) -> None:

@@ -43,7 +43,7 @@ T = TypeVar("T")
 _BATCH = 64
 
 
-class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):  # type: ignore[misc]
+class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
     """ApprovalService."""
 
     def __init__(self, desk: ApprovalDesk) -> None:
@@ -85,7 +85,7 @@ class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):  # type: ignore[mis
         return approvals_pb2.DenyResponse(approval=messages.approval(record))
 
 
-class Grants(grants_pb2_grpc.GrantServiceServicer):  # type: ignore[misc]
+class Grants(grants_pb2_grpc.GrantServiceServicer):
     """GrantService."""
 
     def __init__(self, ledger: GrantLedger, databases: frozenset[str]) -> None:
@@ -123,7 +123,7 @@ class Grants(grants_pb2_grpc.GrantServiceServicer):  # type: ignore[misc]
         return grants_pb2.GrantServiceRevokeResponse(grant=messages.grant(record))
 
 
-class Sessions(sessions_pb2_grpc.SessionServiceServicer):  # type: ignore[misc]
+class Sessions(sessions_pb2_grpc.SessionServiceServicer):
     """SessionService."""
 
     def __init__(self, registry: SessionRegistry, audit_directory: Path, recording_directory: Path) -> None:
@@ -168,7 +168,7 @@ class Sessions(sessions_pb2_grpc.SessionServiceServicer):  # type: ignore[misc]
             yield messages.frame(made)
 
 
-class Auditing(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
+class Auditing(audit_pb2_grpc.AuditServiceServicer):
     """AuditService. ``checkpoint`` signs the log's end before it is verified."""
 
     def __init__(
@@ -212,7 +212,7 @@ class Auditing(audit_pb2_grpc.AuditServiceServicer):  # type: ignore[misc]
         )
 
 
-class Policies(policy_pb2_grpc.PolicyServiceServicer):  # type: ignore[misc]
+class Policies(policy_pb2_grpc.PolicyServiceServicer):
     """PolicyService."""
 
     def __init__(self, engine: PolicyEngine) -> None:

@@ -45,12 +45,9 @@ def list_(
     ca: CaOption = None,
 ) -> None:
     """Approvals, newest first."""
-    wanted = 0
-    if state != "all":
-        try:
-            wanted = pb.ApprovalState.Value(f"APPROVAL_STATE_{state.upper()}")
-        except ValueError:
-            raise typer.BadParameter("--state: pending, approved, denied, expired, cancelled or all") from None
+    wanted = f"APPROVAL_STATE_{'unspecified' if state == 'all' else state}".upper()
+    if wanted not in pb.ApprovalState.keys():
+        raise typer.BadParameter("--state: pending, approved, denied, expired, cancelled or all")
     with api(address, token, ca) as gateway:
         found = gateway.approvals.List(pb.ApprovalServiceListRequest(state=wanted, database=database, page_size=limit))
     show(output, found.approvals, _COLUMNS, "approvals")

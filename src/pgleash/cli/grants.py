@@ -92,12 +92,9 @@ def list_(
     ca: CaOption = None,
 ) -> None:
     """Grants, newest first."""
-    wanted = 0
-    if state != "all":
-        try:
-            wanted = pb.GrantState.Value(f"GRANT_STATE_{state.upper()}")
-        except ValueError:
-            raise typer.BadParameter("--state: active, revoked, expired or all") from None
+    wanted = f"GRANT_STATE_{'unspecified' if state == 'all' else state}".upper()
+    if wanted not in pb.GrantState.keys():
+        raise typer.BadParameter("--state: active, revoked, expired or all")
     with api(address, token, ca) as gateway:
         found = gateway.grants.List(pb.GrantServiceListRequest(subject=subject, database=database, state=wanted, page_size=limit))
     show(output, found.grants, _COLUMNS, "grants")

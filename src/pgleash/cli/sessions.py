@@ -130,10 +130,10 @@ def _print(frame: pb.ReplayResponse, offset: float) -> None:
     head = f"{offset:9.3f} s  "
     fields = frame.fields
     if frame.kind == "ended":
-        took = fields["duration_us"] / 1e6 if "duration_us" in fields else 0.0
+        took = float(_field(fields, "duration_us") or 0) / 1e6
         failed = _field(fields, "sqlstate")
-        rows = int(fields["rows"]) if "rows" in fields else 0
-        print(f"{head}  … {rows} rows in {took:.3f} s" + (f", {clean(str(failed))}" if failed and failed != "00000" else ""), flush=True)
+        rows = float(_field(fields, "rows") or 0)
+        print(f"{head}  … {rows:.0f} rows in {took:.3f} s" + (f", {clean(str(failed))}" if failed and failed != "00000" else ""), flush=True)
     elif frame.kind == "result":
         print(f"{head}  = {clean(frame.tag)}" + (" (recording cut short)" if frame.truncated else ""), flush=True)
         if frame.columns:

@@ -87,7 +87,7 @@ class Theatre:
         """What the database says, asked directly and not through the gateway."""
         assert self.stage.shop is not None
         with psycopg.connect(self.stage.server.dsn(self.stage.shop.dbname)) as connection:
-            row = connection.execute(query, values).fetchone()  # type: ignore[call-overload]
+            row = connection.execute(query, values).fetchone()
         return row[0] if row is not None else None
 
 

@@ -206,7 +206,13 @@ class Stage:
         assert self.process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
         stdout = self.process.stdout
-        threading.Thread(target=lambda: ([lines.put(line) for line in stdout] and None) or lines.put(""), daemon=True).start()
+
+        def read() -> None:
+            for line in stdout:
+                lines.put(line)
+            lines.put("")
+
+        threading.Thread(target=read, daemon=True).start()
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             try:

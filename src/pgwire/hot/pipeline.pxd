@@ -103,3 +103,4 @@ cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** o
 cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil
 cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil
 cdef void graveyard_empty(ReactorState* r)
+cdef object portal_values(Portal* p)

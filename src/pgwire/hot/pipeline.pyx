@@ -9,9 +9,10 @@ Never add: wire reading, or a decision.
 
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from pgwire.hot.wire cimport hash_bytes
+from pgwire.hot.wire cimport hash_bytes, load16, load32
 
 cdef enum:
     BUCKETS = 4096            # of the verdict cache
@@ -281,3 +282,29 @@ cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
             free(at)
             at = following
     t.count = 0
+
+
+cdef object portal_values(Portal* p):
+    # Bind's parameter part as (values, formats), one format each
+    cdef const uint8_t* q = p.values
+    cdef uint32_t codes = load16(q), i, count, length
+    given = [load16(q + 2 + 2 * i) for i in range(codes)]
+    q += 2 + 2 * codes
+    count = load16(q)
+    q += 2
+    values = []
+    for i in range(count):
+        length = load32(q)
+        q += 4
+        if length == 0xFFFFFFFFU:
+            values.append(None)
+        else:
+            values.append((<const char*>q)[:length])
+            q += length
+    if codes == 0:
+        formats = (0,) * count
+    elif codes == 1:
+        formats = (given[0],) * count
+    else:
+        formats = tuple(given)
+    return tuple(values), formats

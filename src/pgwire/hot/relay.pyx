@@ -27,6 +27,7 @@ from pgwire.hot.leg cimport (
 from pgwire.hot.link cimport LinkState, PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_DRAIN, WAIT_ROOM, WAIT_SETTLE, OUTSTANDING, finish, to_client_copy
 from pgwire.hot.masking cimport MaskPlan, PlanState
 from pgwire.hot.pipeline cimport (
+    portal_values,
     ALLOWED, MASKED, SETTLES, Entry, Named, Plan, Portal, Stmt, cache_clear, cache_put, graveyard_empty, names_clear, names_drop, names_find,
     names_put, entry_named, plan_add, portal_release, queue_at, queue_pop, stmt_new, stmt_release,
 )
@@ -401,7 +402,7 @@ cdef class Link:
                 p = <Portal*>at[0].what
         if p == NULL or p.stmt == NULL:
             return None
-        return (<const char*>p.stmt.text)[:p.stmt.text_len], *_values(p)
+        return (<const char*>p.stmt.text)[:p.stmt.text_len], *portal_values(p)
 
     def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles):
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text)."""
@@ -542,8 +543,6 @@ cdef class Link:
         self.st.ended = True
         if error and self.st.server.stream_left == 0 and not self.st.client.broken:
             to_client_copy(&self.st, <const uint8_t*><const char*>error, len(error))
-        elif self.st.client.broken:
-            pass
         leg_push(self.st.client)
         self._finish_outstanding()
         self._unlink()
@@ -599,29 +598,3 @@ cdef class Link:
     def audit_failed(self):
         """The journal did not take a record since the last time this was asked."""
         return bool(self.st.failed_audit)
-
-
-cdef _values(Portal* p):
-    # Bind's parameter part as (values, formats), one format each
-    cdef const uint8_t* q = p.values
-    cdef uint32_t codes = load16(q), i, count, length
-    given = [load16(q + 2 + 2 * i) for i in range(codes)]
-    q += 2 + 2 * codes
-    count = load16(q)
-    q += 2
-    values = []
-    for i in range(count):
-        length = load32(q)
-        q += 4
-        if length == 0xFFFFFFFFU:
-            values.append(None)
-        else:
-            values.append((<const char*>q)[:length])
-            q += length
-    if codes == 0:
-        formats = (0,) * count
-    elif codes == 1:
-        formats = (given[0],) * count
-    else:
-        formats = tuple(given)
-    return tuple(values), formats
