@@ -48,6 +48,8 @@ class VaultLeases:
         self._token = token
         self._approle = approle
         self._client = hvac.Client(url=address, token=token, timeout=_TIMEOUT)
+        self._token_seconds = 0.0
+        self._token_keeper: asyncio.Task[None] | None = None
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._by_grant: dict[str, set[str]] = {}
         self._vault_id: dict[str, str] = {}
@@ -98,6 +100,8 @@ class VaultLeases:
 
     async def close(self) -> None:
         """Revoke every lease that is still out."""
+        if self._token_keeper is not None:
+            self._token_keeper.cancel()
         for session_id in list(self._vault_id):
             await self._revoke(session_id)
 
@@ -115,6 +119,17 @@ class VaultLeases:
         except Refused as refused:
             _log.error("a Vault lease was not revoked and ends by itself: %s", refused.private)
 
+    async def _keep_token(self) -> None:
+        # When a token ends, Vault revokes every lease that was taken with it: so it must not end.
+        while self._token_seconds > 0:
+            await asyncio.sleep(max(1.0, self._token_seconds * 2 / 3))
+            try:
+                answer = await self._call(lambda: self._client.auth.token.renew_self())
+                self._token_seconds = float(answer["auth"]["lease_duration"])
+            except (Refused, KeyError, TypeError, ValueError) as error:
+                _log.warning("the Vault token was not renewed: %s", error)
+                self._token_seconds = max(2.0, self._token_seconds / 3)
+
     async def _renew(self, vault_id: str, seconds: float) -> None:
         while True:
             await asyncio.sleep(max(1.0, seconds * 2 / 3))
@@ -131,6 +146,8 @@ class VaultLeases:
         try:
             if self._approle is not None and self._client.token is None:
                 await asyncio.to_thread(self._log_in)
+                if self._token_keeper is None:
+                    self._token_keeper = asyncio.create_task(self._keep_token(), name="Vault token")
             try:
                 return await asyncio.to_thread(work)
             except hvac.exceptions.Forbidden:
@@ -152,7 +169,8 @@ class VaultLeases:
     def _log_in(self) -> None:
         assert self._approle is not None
         role_id, secret_id = self._approle
-        self._client.auth.approle.login(role_id=role_id, secret_id=secret_id)
+        answer = self._client.auth.approle.login(role_id=role_id, secret_id=secret_id)
+        self._token_seconds = float(answer["auth"]["lease_duration"])
 
 
 def _short(error: Any) -> str:

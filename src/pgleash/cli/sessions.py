@@ -133,7 +133,9 @@ def _print(frame: pb.ReplayResponse, offset: float) -> None:
         took = float(_field(fields, "duration_us") or 0) / 1e6
         failed = _field(fields, "sqlstate")
         rows = float(_field(fields, "rows") or 0)
-        print(f"{head}  … {rows:.0f} rows in {took:.3f} s" + (f", {clean(str(failed))}" if failed and failed != "00000" else ""), flush=True)
+        print(
+            f"{head}  … {rows:.0f} rows in {took:.3f} s" + (f", {clean(str(failed))}" if failed and failed != "00000" else ""), flush=True
+        )
     elif frame.kind == "result":
         print(f"{head}  = {clean(frame.tag)}" + (" (recording cut short)" if frame.truncated else ""), flush=True)
         if frame.columns:

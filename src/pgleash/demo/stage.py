@@ -94,7 +94,7 @@ class StageError(RuntimeError):
 class Stage:
     """``with Stage() as stage``: ``stage.dsn("agent-7", token)`` connects through the gateway.
 
-    ``settings`` overrides entries of the configuration (merged by key), ``policy`` is the policy document.
+    ``settings`` overrides entries of the configuration (merged by key, None removes one), ``policy`` is the policy document.
     """
 
     def __init__(
@@ -282,5 +282,8 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         known = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+            continue
         merged[key] = _merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
     return merged
