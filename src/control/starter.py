@@ -83,6 +83,7 @@ databases:
 
 policy:
   file: policy.yaml
+  # mask_key: file:keys/mask.key # pseudonyms depend on it; made at the first start
 
 store:                          # grants, approvals and sessions
   path: var/pgleash.db

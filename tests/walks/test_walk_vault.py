@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from kit.vaultd import ROLE_ID, SECRET_ID, Vault
 
+from kit.vaultd import ROLE_ID, SECRET_ID, Vault
 from pgleash.demo.stage import Stage
 
 GRANTS = "GRANT USAGE ON SCHEMA public TO {name}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"

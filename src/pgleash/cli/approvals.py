@@ -46,7 +46,7 @@ def list_(
 ) -> None:
     """Approvals, newest first."""
     wanted = f"APPROVAL_STATE_{'unspecified' if state == 'all' else state}".upper()
-    if wanted not in pb.ApprovalState.keys():
+    if wanted not in list(pb.ApprovalState.keys()):
         raise typer.BadParameter("--state: pending, approved, denied, expired, cancelled or all")
     with api(address, token, ca) as gateway:
         found = gateway.approvals.List(pb.ApprovalServiceListRequest(state=wanted, database=database, page_size=limit))

@@ -93,7 +93,7 @@ def list_(
 ) -> None:
     """Grants, newest first."""
     wanted = f"GRANT_STATE_{'unspecified' if state == 'all' else state}".upper()
-    if wanted not in pb.GrantState.keys():
+    if wanted not in list(pb.GrantState.keys()):
         raise typer.BadParameter("--state: active, revoked, expired or all")
     with api(address, token, ca) as gateway:
         found = gateway.grants.List(pb.GrantServiceListRequest(subject=subject, database=database, state=wanted, page_size=limit))
