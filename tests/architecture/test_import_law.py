@@ -17,7 +17,7 @@ PGWIRE_RANKS = {
     "session": 50,
     "cancel": 50,
     "serving": 45,
-    "legs": 40,
+    "legs": 42,
     "parameters": 40,
     "plans": 40,
     "client_startup": 40,
@@ -25,7 +25,7 @@ PGWIRE_RANKS = {
     "diagnostics": 40,
     "errors": 30,
     "scram": 30,
-    "messages": 20,
+    "messages": 25,
     "ports": 20,
     "hot": 10,
 }
