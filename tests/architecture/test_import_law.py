@@ -15,7 +15,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 PGWIRE_RANKS = {
     "listener": 60,
     "session": 50,
-    "cancel": 50,
+    "cancel": 45,
     "serving": 45,
     "legs": 42,
     "parameters": 40,
@@ -23,7 +23,7 @@ PGWIRE_RANKS = {
     "client_startup": 40,
     "server_startup": 40,
     "diagnostics": 40,
-    "errors": 30,
+    "errors": 22,
     "scram": 30,
     "messages": 25,
     "ports": 20,
