@@ -25,9 +25,11 @@ def main() -> int:
     given = parser.parse_args()
     with Stage(customers=10_000) as stage:
         tokens = [(f"agent-{number}", stage.token(subject=f"agent-{number}", lifetime=600)) for number in range(AGENTS)]
+        where = f"host=localhost hostaddr=127.0.0.1 port={stage.port} dbname=shop"
+        where += f" sslmode=verify-full sslrootcert={stage.certificates.ca}"
         environment = {
             **os.environ,
-            "PGLEASH_DSN": f"host=localhost hostaddr=127.0.0.1 port={stage.port} dbname=shop sslmode=verify-full sslrootcert={stage.certificates.ca}",
+            "PGLEASH_DSN": where,
             "PGLEASH_AGENT_TOKENS": json.dumps(tokens),
             "PGLEASH_API": f"localhost:{stage.api_port}",
             "PGLEASH_CA": str(stage.certificates.ca),
