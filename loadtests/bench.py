@@ -198,6 +198,11 @@ def measure(seconds: int, rounds: int) -> dict[str, Any]:
         point.write_text(POINT)
         fixed.write_text(FIXED)
         result: dict[str, Any] = {"machine": machine(stage), "queries": [], "bulk": [], "idle_kb": {}}
+        # First, while the proxies are fresh: memory that a load has left free would hide what connections take.
+        for target in targets:
+            if target.pid is not None:
+                result["idle_kb"][target.name] = idle(target, 100)
+                print(f"idle  {target.name:<32} {result['idle_kb'][target.name]:8.1f} KiB per connection", flush=True)
         cases = [("simple, same text", "simple", fixed), ("simple, new literals", "simple", point)]
         cases += [("extended", "extended", point), ("prepared", "prepared", point)]
         for label, mode, script in cases:
@@ -224,10 +229,6 @@ def measure(seconds: int, rounds: int) -> dict[str, Any]:
                 row = {"target": label} | {key: statistics.median(one[key] for one in found) for key in ("mb_s", "cpu_s_gb")}
                 result["bulk"].append(row)
                 print(f"bulk  {label:<32} {row['mb_s']:8.0f} MB/s  {row['cpu_s_gb']:8.2f} CPU s/GB", flush=True)
-        for target in targets:
-            if target.pid is not None:
-                result["idle_kb"][target.name] = idle(target, 100)
-                print(f"idle  {target.name:<32} {result['idle_kb'][target.name]:8.1f} KiB per connection", flush=True)
     return result
 
 

@@ -91,7 +91,7 @@ def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary
             elif relation is not None:
                 table = relation.qualified
             else:
-                home = next((place for place in path if place != "pg_catalog"), "public")
+                home = next((place for place in path if place != "pg_catalog" and place in snapshot.schemas), "public")
                 table = f"{access.schema or home}.{access.name}"
             found[Touch(table, access.verb, access.wide)] = None
             if relation is not None and relation.definition and access.verb == "select":

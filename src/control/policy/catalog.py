@@ -38,7 +38,7 @@ class Snapshot:
     """The catalog at one moment. ``version`` changes with its contents.
 
     ``functions``: names of functions outside pg_catalog; ``opaque``: those of them that may do anything (volatile or
-    SECURITY DEFINER, not in C). ``kin``: tables connected by inheritance or partitioning, by OID.
+    SECURITY DEFINER, not in C). ``schemas``: those there are. ``kin``: tables connected by inheritance or partitioning, by OID.
     """
 
     relations: Mapping[int, Relation] = field(default_factory=dict)
@@ -47,6 +47,7 @@ class Snapshot:
     opaque: frozenset[str] = frozenset()
     kin: Mapping[int, frozenset[int]] = field(default_factory=dict)
     search_path: str = '"$user", public'
+    schemas: frozenset[str] = frozenset({"public"})
     version: int = 0
 
     def resolve(self, schema: str, name: str, path: tuple[str, ...]) -> Relation | None:
@@ -117,6 +118,7 @@ class Catalog:
             await connection.execute("SET search_path = ''")
             relations = await (await connection.execute(_RELATIONS)).fetchall()
             functions = await (await connection.execute(_FUNCTIONS)).fetchall()
+            schemas = await (await connection.execute("SELECT nspname::text FROM pg_namespace")).fetchall()
             inherits = await (await connection.execute("SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits")).fetchall()
         by_oid = {
             row[0]: Relation(row[0], row[1], row[2], row[3], dict(zip(row[4] or (), row[5] or (), strict=True)), row[6] or "")
@@ -124,7 +126,7 @@ class Catalog:
         }
         names = frozenset(f"{schema}.{name}" for schema, name, _ in functions)
         opaque = frozenset(f"{schema}.{name}" for schema, name, unknown in functions if unknown)
-        digest = hashlib.sha256(repr((sorted(relations), sorted(functions), sorted(inherits), shown)).encode()).digest()
+        digest = hashlib.sha256(repr((sorted(relations), sorted(functions), sorted(inherits), sorted(schemas), shown)).encode()).digest()
         return Snapshot(
             by_oid,
             {(relation.schema, relation.name): relation for relation in by_oid.values()},
@@ -132,6 +134,7 @@ class Catalog:
             opaque,
             _kin(inherits),
             str(shown[0]) if shown else '"$user", public',
+            frozenset(name for (name,) in schemas),
             int.from_bytes(digest[:8], "big"),
         )
 
