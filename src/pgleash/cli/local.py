@@ -62,6 +62,9 @@ def doctor(config: _ConfigOption = Path("pgleash.yaml"), output: OutputOption = 
 
 def demo() -> None:
     """Play the whole story on a PostgreSQL of its own; everything is removed afterwards."""
-    from pgleash.demo.story import main
+    try:
+        from pgleash.demo.story import main
+    except ImportError as error:
+        raise typer.BadParameter(f"the demo needs more: pip install 'pgleash[demo]' ({error})") from None
 
     raise typer.Exit(main())
