@@ -88,7 +88,7 @@ class Gateway:
         self._store = Store(settings.store.path)
         self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
         self._desk = ApprovalDesk(self._store, self._audit)
-        self._registry = SessionRegistry(self._store, self._audit)
+        self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
         self._logins = Logins(self._sources)
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
         self._reactor = Reactor(self._journal, self._recorder)

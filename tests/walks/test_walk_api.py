@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from fixtures.gateway import Agent
 from pgleash.client import Api, connect
@@ -203,3 +205,14 @@ def test_doctor_and_init(stage: Stage) -> None:
     wrong = theatre.pgleash("serve", "--config", str(stage.home / "fresh" / "wrong.yaml"))
     assert wrong.returncode == 1
     assert "listen.port" in wrong.stderr and "many" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_health_and_reflection_need_no_token(stage: Stage) -> None:
+    credentials = grpc.ssl_channel_credentials(stage.certificates.ca.read_bytes())
+    with grpc.secure_channel(f"localhost:{stage.api_port}", credentials) as channel:
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="pgleash.v1.ApprovalService"))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        listed = next(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")])))
+        names = {service.name for service in listed.list_services_response.service}
+    assert {f"pgleash.v1.{name}Service" for name in ("Approval", "Grant", "Session", "Audit", "Policy")} <= names

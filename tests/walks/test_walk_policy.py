@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from fixtures.gateway import Agent
+from pgleash.demo.stage import POLICY, Stage
 
 REAL = ("tony.moore7@example.org", "4000000000055433")
 LEAKS = [
@@ -119,3 +121,29 @@ def test_every_spelling_is_held_or_denied(agent: Agent, statement: str) -> None:
     with psycopg.connect(agent.stage.server.dsn("shop")) as direct:
         assert direct.execute("SELECT count(*) >= 40000 FROM orders").fetchone() == (True,)
         assert direct.execute("SELECT count(*) FROM orders WHERE status = 'x'").fetchone() == (0,)
+
+
+def test_limits_hold_over_all_sessions_of_a_principal() -> None:
+    policy = POLICY + "\nlimits:\n  - {who: {subjects: [stormy]}, sessions: 2, statements_per_minute: 30}\n"
+    with Stage(customers=1000, policy=policy) as stage:
+
+        def connect() -> psycopg.Connection[Any]:
+            return psycopg.connect(stage.dsn("stormy", stage.token(subject="stormy")), autocommit=True)
+
+        with connect() as one, connect() as two:
+            with pytest.raises(psycopg.OperationalError, match="limit is 2"):
+                connect()
+            told = None
+            for number in range(40):
+                try:
+                    (one, two)[number % 2].execute("SELECT 1", prepare=False)
+                except psycopg.Error as error:
+                    told = error
+                    break
+            assert told is not None and told.sqlstate == "53400"
+            assert 29 <= number <= 32
+            time.sleep(2.2)
+            assert one.execute("SELECT 1").fetchone() == (1,)
+        with psycopg.connect(stage.dsn("calm", stage.token(subject="calm")), autocommit=True) as other:
+            for _ in range(50):
+                other.execute("SELECT 1")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from control.grants.errors import NotFound, WrongState
 from control.store.database import Store
 from control.store.feed import Feed
-from pgwire.ports import Audit, Principal, SessionInfo
+from pgwire.ports import Audit, Principal, Refused, SessionInfo
 
 __all__ = ["SessionRecord", "SessionRegistry"]
 
@@ -47,11 +47,19 @@ class SessionRecord:
 class SessionRegistry:
     """Implements ``pgwire.ports.Sessions``, and what operators do. ``changes`` tells of begins and ends."""
 
-    def __init__(self, store: Store, audit: Audit, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        audit: Audit,
+        most: Callable[[Principal, str], int | None] = lambda principal, database: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``most`` says how many sessions a principal may have on a database at a time (None: no limit)."""
         self.changes: Feed[SessionRecord] = Feed()
         self._store = store
         self._audit = audit
         self._clock = clock
+        self._most = most
         self._live: dict[str, tuple[SessionInfo, Callable[[str, str], None]]] = {}
 
     async def start(self) -> None:
@@ -64,8 +72,13 @@ class SessionRegistry:
         )
 
     async def register(self, session: SessionInfo, end: Callable[[str, str], None]) -> None:
-        """A session begins."""
+        """A session begins. Raises ``Refused`` 53300 when it is one too many for its principal."""
         principal = session.principal
+        most = self._most(principal, session.database)
+        if most is not None:
+            have = sum(info.principal.subject == principal.subject and info.database == session.database for info, _ in self._live.values())
+            if have >= most:
+                raise Refused("53300", f"{principal.subject} has {have} sessions already, and the limit is {most}", hint="Close one first.")
         values = (
             session.id,
             session.number,

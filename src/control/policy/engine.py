@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 
 from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
+from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.facts import Facts, Name, Unreadable, read_facts
@@ -58,6 +59,7 @@ class PolicyEngine:
     def __init__(self, policy_file: Path, catalogs: Mapping[str, CatalogSource]) -> None:
         self._file = policy_file
         self._catalogs = dict(catalogs)
+        self.budgets = Budgets()
         self._policy = self._read()
 
     @property
@@ -88,6 +90,10 @@ class PolicyEngine:
             if matches((grant.database,), database) and grant.who.covers(principal):
                 return GrantTemplate(Scope(database, grant.tables, grant.verbs), grant.duration)
         return None
+
+    def most_sessions(self, principal: Principal, database: str) -> int | None:
+        """How many sessions this principal may have there at a time; None: no limit."""
+        return self._policy.limits_for(principal, database)[0]
 
     def catalog(self, database: str) -> CatalogSource:
         """The database's catalog. Raises ``Refused`` 3D000."""
@@ -239,7 +245,23 @@ class SessionJudge:
         if len(facts) > 1 and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
-        return self._verdict(statement, facts, ruling, found, touched)
+        return self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched))
+
+    def _within_budget(self, statement: Statement, verdict: Verdict) -> Verdict:
+        rate = self._policy.limits_for(self._principal, self._scope.database)[1]
+        if rate is None or verdict.effect is Effect.DENY:
+            return verdict
+        if statement.protocol == "parse":
+            return replace(verdict, cacheable=False)
+        wait = self._engine.budgets.take(self._principal.subject, self._scope.database, rate)
+        if wait == 0:
+            # Not cacheable: what is let through without asking would not be counted.
+            return replace(verdict, cacheable=False)
+        message = f"the limit of {rate:g} statements per minute is used up"
+        hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
+        return Verdict(
+            Effect.DENY, ("limit: statements_per_minute",), "limit", verdict.policy_version, sqlstate="53400", message=message, hint=hint
+        )
 
     def _shifts(self, facts: tuple[Facts, ...]) -> bool:
         moved = False

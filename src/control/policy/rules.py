@@ -18,7 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 from pgwire.ports import Effect, Principal
 
-__all__ = ["AutoGrant", "Mask", "Policy", "PolicyError", "Rule", "When", "Who", "matches", "read_policy"]
+__all__ = ["AutoGrant", "Limit", "Mask", "Policy", "PolicyError", "Rule", "When", "Who", "matches", "read_policy"]
 
 VERBS = frozenset({"select", "insert", "update", "delete", "truncate", "ddl"})
 ACTIONS = frozenset({"null", "fixed", "keep_first", "keep_last", "email", "pseudonym", "clear"})
@@ -96,6 +96,16 @@ class AutoGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much some may do: sessions at a time, and statements per minute over all of them. None: no limit."""
+
+    who: Who = Who()
+    database: tuple[str, ...] = ("*",)
+    sessions: int | None = None
+    statements_per_minute: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The whole document. ``version`` is the first 12 hex digits of the text's SHA-256."""
 
@@ -104,6 +114,14 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     masks: tuple[Mask, ...] = ()
     grants: tuple[AutoGrant, ...] = ()
+    limits: tuple[Limit, ...] = ()
+
+    def limits_for(self, principal: Principal, database: str) -> tuple[int | None, float | None]:
+        """(sessions, statements per minute): the least of every entry that matches."""
+        found = [limit for limit in self.limits if limit.who.covers(principal) and matches(limit.database, database)]
+        sessions = [limit.sessions for limit in found if limit.sessions is not None]
+        rates = [limit.statements_per_minute for limit in found if limit.statements_per_minute is not None]
+        return min(sessions, default=None), min(rates, default=None)
 
     def labels_of(self, qualified: str) -> tuple[str, ...]:
         """The labels of ``schema.table.column``."""
@@ -210,7 +228,7 @@ class _Reader:
         return Who(self.names(who, "subjects"), self.names(who, "groups"), self.names(who, "acts_for"))
 
     def policy(self, document: Any, version: str) -> Policy:
-        known = {"version", "labels", "rules", "masks", "grants"}
+        known = {"version", "labels", "rules", "masks", "grants", "limits"}
         if not self.mapping(document, None, None, known, {"version"}, "the policy"):
             return Policy(version)
         if document["version"] != 1:
@@ -228,7 +246,22 @@ class _Reader:
         masks, grants = self.entries(document, "masks"), self.entries(document, "grants")
         masked = [mask for index, item in enumerate(masks) if (mask := self.mask(item, masks, index, labels))]
         granted = [grant for index, item in enumerate(grants) if (grant := self.grant(item, grants, index))]
-        return Policy(version, read, tuple(rules), tuple(masked), tuple(granted))
+        limits = self.entries(document, "limits")
+        limited = [limit for index, item in enumerate(limits) if (limit := self.limit(item, limits, index))]
+        return Policy(version, read, tuple(rules), tuple(masked), tuple(granted), tuple(limited))
+
+    def limit(self, node: Any, parent: Any, index: int) -> Limit | None:
+        if not self.mapping(node, parent, index, {"who", "database", "sessions", "statements_per_minute"}, set(), "a limit"):
+            return None
+        if "sessions" not in node and "statements_per_minute" not in node:
+            self.problem(node, "who", "a limit must say sessions or statements_per_minute")
+        whole = lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1  # noqa: E731
+        return Limit(
+            self.who(node),
+            self.names(node, "database", ("*",)),
+            self.value(node, "sessions", None, whole, "a whole number from 1"),
+            self.value(node, "statements_per_minute", None, whole, "a whole number from 1"),
+        )
 
     def columns(self, labels: Any, label: Any) -> tuple[str, ...]:
         patterns = self.names(labels, label)
