@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from control.audit.format import BEGIN, Begin, FormatError, Record, read_segment, segments
 from control.audit.verify import verify
@@ -72,15 +73,23 @@ def rss(pid: int) -> int:
     return int(match[1]) * 1024
 
 
-def test_a_client_that_never_reads_costs_no_memory(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("who", "user", "text"),
+    [
+        ("analyst", "analyst-1", "SELECT repeat('x', 1000000) FROM generate_series(1, 1000)"),
+        ("agent", "agent-7", "SELECT c.*, repeat('x', 100000) FROM customers c LIMIT 10000"),
+    ],
+    ids=["passed through", "masked"],
+)
+def test_a_client_that_never_reads_costs_no_memory(stage: Stage, who: str, user: str, text: str) -> None:
     assert stage.process is not None
-    with psycopg.connect(stage.dsn("analyst-1", stage.token("analyst")), autocommit=True) as warm:
+    with psycopg.connect(stage.dsn(user, stage.token(who)), autocommit=True) as warm:
         warm.execute("SELECT repeat('x', 100000) FROM generate_series(1, 50)").fetchall()
     before = rss(stage.process.pid)
     with WireClient("127.0.0.1", stage.port) as client:
         client.secure(str(stage.certificates.ca))
-        client.login("analyst-1", "shop", stage.token("analyst"))
-        client.send(query("SELECT repeat('x', 1000000) FROM generate_series(1, 1000)"))
+        client.login(user, "shop", stage.token(who))
+        client.send(query(text))
         most = 0
         for _ in range(30):
             time.sleep(0.1)
