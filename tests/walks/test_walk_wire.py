@@ -236,3 +236,20 @@ def test_many_agents_at_once(agent: Agent) -> None:
     for thread in threads:
         thread.join(60)
     assert problems == []
+
+
+def test_statements_behind_a_copy_cannot_shift_the_answers(stage: Stage) -> None:
+    """The server drops them without an answer; the next answer must not pass as theirs, unmasked."""
+    copy = query("COPY orders (customer_id, placed_at, amount, status) FROM STDIN")
+    masked = query("SELECT email FROM customers LIMIT 3")
+    for behind in (query("SELECT 1"), query(""), query("SELECT 1") * 3, parse("SELECT 1") + bind() + execute() + sync(), sync()):
+        with wire(stage, "agent") as client:
+            seen = b""
+            try:
+                client.send(copy + behind + masked + masked + sync())
+                client.socket.settimeout(2)
+                while data := client.socket.recv(65536):
+                    seen += data
+            except (OSError, EOFError):
+                pass
+            assert b"@example" not in seen

@@ -222,10 +222,14 @@ cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexc
     cdef size_t i
     if e.kind != c'Q' and e.kind != c'E':
         return _out_of_step(k)
-    k.copy_in = True
+    # While it copies in, the server takes any statement sent behind as an error of the COPY and drops it without an answer
+    # of its own: every later answer would be taken for another statement's. What was sent can't be called back.
     for i in range(1, k.queue.count):
-        if queue_at(&k.queue, i).kind == c'S':
-            queue_at(&k.queue, i).flags |= UNSURE
+        if e.kind == c'Q' or queue_at(&k.queue, i).kind != c'S':
+            link_break(k, b"08P01", b"messages were sent behind COPY FROM STDIN before its data")
+            return STAYS
+        queue_at(&k.queue, i).flags |= UNSURE
+    k.copy_in = True
     to_client(k, raw, m.total)
     return HANDLED
 
