@@ -253,3 +253,21 @@ def test_statements_behind_a_copy_cannot_shift_the_answers(stage: Stage) -> None
             except (OSError, EOFError):
                 pass
             assert b"@example" not in seen
+
+
+def test_a_verdict_is_good_for_its_message_only(stage: Stage) -> None:
+    """An error that comes while a message waits for its verdict makes the server skip that message: its verdict must not
+    pass on to the next one."""
+    for harmless in ("NOTIFY x", "LISTEN x", "SELECT 1 AS a", "BEGIN"):
+        with wire(stage, "agent") as client:
+            seen = b""
+            try:
+                client.send(bind([b"1"], statement="missing") + query(harmless) + query("LISTEN x") + sync())
+                client.send(query("SELECT email FROM customers LIMIT 3") + query("SELECT * FROM employees") + sync())
+                client.socket.settimeout(1)
+                while data := client.socket.recv(65536):
+                    seen += data
+            except (OSError, EOFError):
+                pass
+            assert b"@example" not in seen
+            assert b"***@" in seen

@@ -9,7 +9,8 @@ Never add: a decision. Verdicts come from Python and from the cache.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport malloc
-from libc.string cimport memcpy
+from libc.stdio cimport snprintf
+from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
@@ -105,19 +106,21 @@ cdef bint _journal(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* value
     return True
 
 
-cdef Stmt* _decided(LinkState* k, const uint8_t* text, size_t n) noexcept nogil:
-    # The statement with its verdict, or NULL: it has to be asked for.
-    cdef Stmt* s
-    if k.admitted != NULL:
-        return k.admitted
-    s = cache_find(k.reactor, k.key, text, n)
-    return s if s != NULL and s.flags & ALLOWED else NULL
-
-
 cdef void _used(LinkState* k) noexcept nogil:
     if k.admitted != NULL:
         stmt_release(k.reactor, k.admitted)
         k.admitted = NULL
+
+
+cdef Stmt* _decided(LinkState* k, const uint8_t* text, size_t n) noexcept nogil:
+    # The statement with its verdict, or NULL: it has to be asked for.
+    cdef Stmt* s
+    if k.admitted != NULL:
+        if k.admitted.text_len == n and memcmp(k.admitted.text, text, n) == 0:
+            return k.admitted
+        _used(k)
+    s = cache_find(k.reactor, k.key, text, n)
+    return s if s != NULL and s.flags & ALLOWED else NULL
 
 
 cdef bint _run(LinkState* k, uint8_t kind, Stmt* s, Portal* portal, const uint8_t* values, size_t n) noexcept nogil:
@@ -245,8 +248,11 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if unsettled:
         return _wait(k, WAIT_DRAIN)
     if portal == NULL or portal.stmt == NULL:
+        _used(k)
         return _wait(k, WAIT_ADMIT)          # nothing known to run: it is refused
     s = portal.stmt
+    if k.admitted != NULL and (k.admitted.text_len != s.text_len or memcmp(k.admitted.text, s.text, s.text_len) != 0):
+        _used(k)
     if k.admitted != NULL:
         s = k.admitted
     elif not s.flags & ALLOWED or s.key != k.key:
@@ -292,6 +298,10 @@ cdef bint _close(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
 
 
 cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    cdef char oid[16]
+    cdef int digits = snprintf(oid, sizeof(oid), "%u", load32(m.body))
+    if k.admitted != NULL and (k.admitted.text_len != <size_t>digits or memcmp(k.admitted.text, oid, digits) != 0):
+        _used(k)
     if k.admitted == NULL:
         return _wait(k, WAIT_ADMIT)
     if not _run(k, c'F', k.admitted, NULL, m.body, m.n):
@@ -318,6 +328,7 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
                 k.copy_in = False
         return True
     if k.skipping and kind != c'S':
+        _used(k)
         return True
     if k.copy_in:
         if kind == c'S' or kind == c'H':

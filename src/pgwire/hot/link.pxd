@@ -1,7 +1,7 @@
 # Two legs and everything between them: what is outstanding, named, waited for, journaled and recorded.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pgwire.hot.leg cimport LegState, ReactorState
-from pgwire.hot.pipeline cimport Entry, Names, Plan, Queue, Stmt
+from pgwire.hot.pipeline cimport Entry, Names, Plan, Portal, Queue, Stmt
 
 cdef enum:
     WAIT_ADMIT = 1       # the client's next message waits for a decision
@@ -45,7 +45,8 @@ cdef struct LinkState:
     bint settled_ok
     bint tell_status
     bint unflushed
-    Stmt* admitted
+    Stmt* admitted           # the verdict on the client's waiting message, and on no other
+    bint stale               # an error came while that message waited: what is decided on it counts no more
     uint8_t* filtered
     size_t filtered_len
     bint has_filtered
@@ -67,3 +68,4 @@ cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void flush_server(LinkState* k) noexcept nogil
 cdef void pop(LinkState* k) noexcept nogil
+cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil

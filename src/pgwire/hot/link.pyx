@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 from pgwire.hot.journal cimport JOURNAL_BEGIN, JOURNAL_CHUNK, JOURNAL_END, JournalBegin, JournalChunk, JournalEnd, JournalState, journal_append
 from pgwire.hot.leg cimport UP_BROKEN, emit, emit_copy, leg_up
-from pgwire.hot.pipeline cimport MASKING, queue_at, queue_pop
+from pgwire.hot.pipeline cimport MASKING, Entry, Named, Portal, entry_named, names_find, queue_at, queue_pop
 
 
 cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil:
@@ -106,3 +106,17 @@ cdef void pop(LinkState* k) noexcept nogil:
     elif e.kind == c'B' or e.kind == c'c':
         k.pending_portals -= 1
     queue_pop(k.reactor, &k.queue)
+
+
+cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil:
+    """The portal that the client means by a name now: the newest one sent for, else the one that there is; NULL: none."""
+    cdef Entry* e
+    cdef size_t i = k.queue.count
+    cdef Named** at
+    while i:
+        i -= 1
+        e = queue_at(&k.queue, i)
+        if (e.kind == c'B' or e.kind == c'c') and entry_named(e, name, n):
+            return e.portal
+    at = names_find(&k.portals, name, n)
+    return <Portal*>at[0].what if at[0] != NULL else NULL

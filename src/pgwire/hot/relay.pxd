@@ -19,6 +19,6 @@ cdef class Link:
     cdef bint started
     cdef _after(self)
     cdef _unlink(self)
-    cdef _find_portal(self, const uint8_t* name, size_t n)
+    cdef _anew(self)
     cdef _unpause(self)
     cdef _finish_outstanding(self)

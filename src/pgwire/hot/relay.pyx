@@ -24,7 +24,7 @@ from pgwire.hot.leg cimport (
     UP_ADMIT, UP_BROKEN, UP_COLD, UP_DESCRIBE, UP_FILTER, UP_GONE, UP_SETTLED, Leg, LegState, ReactorState,
     emit_copy, leg_hold, leg_push, leg_recv, leg_room, leg_shut, leg_up, leg_update,
 )
-from pgwire.hot.link cimport LinkState, PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_DRAIN, WAIT_ROOM, WAIT_SETTLE, OUTSTANDING, finish, to_client_copy
+from pgwire.hot.link cimport LinkState, PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_DRAIN, WAIT_ROOM, WAIT_SETTLE, OUTSTANDING, finish, meant_portal, to_client_copy
 from pgwire.hot.masking cimport MaskPlan, PlanState
 from pgwire.hot.pipeline cimport (
     portal_values,
@@ -359,6 +359,7 @@ cdef class Link:
         """
         cdef LegState* c = self.st.client
         cdef Message m
+        cdef Portal* p
         cdef ssize_t n, n2
         cdef Named** at
         if self.st.wait != WAIT_ADMIT or client_frame(c.held, c.held_len, &m) != FRAME_WHOLE:
@@ -375,39 +376,21 @@ cdef class Link:
         if m.kind == c'E':
             n = name_length(m.body, m.n)
             name = (<const char*>m.body)[:n].decode("utf-8", "replace")
-            portal = self._find_portal(m.body, n)
-            if portal is None:
+            p = meant_portal(&self.st, m.body, n)
+            if p == NULL or p.stmt == NULL:
                 return b"E", b"", "", name, (), (), "portal"
-            return b"E", portal[0], "", name, portal[1], portal[2], problem
+            return b"E", (<const char*>p.stmt.text)[:p.stmt.text_len], "", name, *portal_values(p), problem
         if m.kind == c'F':
             return b"F", b"%d" % load32(m.body), "", "", (), (), problem
         return None
-
-    cdef _find_portal(self, const uint8_t* name, size_t n):
-        cdef Portal* p = NULL
-        cdef Entry* e
-        cdef size_t i = self.st.queue.count
-        cdef Named** at
-        while i:
-            i -= 1
-            e = queue_at(&self.st.queue, i)
-            if (e.kind == c'B' or e.kind == c'c') and entry_named(e, name, n):
-                p = e.portal
-                if p == NULL:
-                    return None
-                break
-        if p == NULL:
-            at = names_find(&self.st.portals, name, n)
-            if at[0] != NULL:
-                p = <Portal*>at[0].what
-        if p == NULL or p.stmt == NULL:
-            return None
-        return (<const char*>p.stmt.text)[:p.stmt.text_len], *portal_values(p)
 
     def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles):
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text)."""
         cdef Stmt* s
         if self.st.wait != WAIT_ADMIT:
+            return
+        if self.st.stale:
+            self._anew()
             return
         s = stmt_new(&self.reactor.st, self.st.key, <const uint8_t*><const char*>text, len(text))
         if s == NULL:
@@ -415,6 +398,7 @@ cdef class Link:
         s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0)
         if cacheable and allowed and not settles:
             cache_put(&self.reactor.st, s)
+        stmt_release(&self.reactor.st, self.st.admitted)
         self.st.admitted = s
         self.st.failed_audit = False
         self.st.wait = 0
@@ -428,6 +412,9 @@ cdef class Link:
         cdef int n
         if self.st.wait != WAIT_ADMIT:
             return
+        if self.st.stale:
+            self._anew()
+            return
         self.st.failed_audit = False
         self.reactor.st.now_us = _now()
         n = refuse_next(&self.st, c.held, c.held_len, <const uint8_t*><const char*>error, len(error))
@@ -436,6 +423,14 @@ cdef class Link:
         self.st.wait = 0
         _pump(&self.st, c)
         leg_update(self.st.server)
+        self._after()
+
+    cdef _anew(self):
+        # An error has come since: the waiting message may be skipped now, or mean something else. It is looked at again.
+        self.st.stale = False
+        self.st.wait = 0
+        self.reactor.st.now_us = _now()
+        _pump(&self.st, self.st.client)
         self._after()
 
     def settled(self):

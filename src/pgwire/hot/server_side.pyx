@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, server_frame
 from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, leg_push, leg_up, out_room, spill
-from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
+from pgwire.hot.link cimport WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
 from pgwire.hot.pipeline cimport (
     ANSWER, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_clear, names_drop, names_put, plan_find,
@@ -87,6 +87,7 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         k.fatal = k.fatal or fatal
         return HANDLED
     e = queue_at(&k.queue, 0)
+    k.stale = k.wait == WAIT_ADMIT
     if e.disposition == ANSWER:
         to_client_copy(k, e.answer, e.answer_len)
     else:
