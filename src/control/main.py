@@ -52,7 +52,7 @@ from control.rpc.server import ApiServer
 from control.store.database import Store, StoreError
 from control.store.feed import Overrun, Subscription
 from pgwire.hot.journal import Journal, JournalDamaged, JournalLocked
-from pgwire.hot.relay import Reactor
+from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.listener import Listener
 from pgwire.ports import Refused, ServerTls

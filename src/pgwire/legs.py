@@ -10,7 +10,7 @@ import socket
 
 from pgwire.errors import ServerUnavailable
 from pgwire.hot.leg import Leg
-from pgwire.hot.relay import Reactor
+from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.ports import Lease, ServerTls
 from pgwire.server_startup import ssl_request
@@ -30,25 +30,34 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 class ColdLeg:
     """One socket with awaitable calls. Owns the leg until ``release`` and closes it in ``close``."""
 
     def __init__(self, reactor: Reactor, fd: int) -> None:
         self.leg = Leg(reactor, fd)
-        self._ready: asyncio.Future[None] | None = None
-        self.leg.waiter = self._wake
-
-    def _wake(self) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
 
     async def _until(self, *, read: bool = False, write: bool = False) -> None:
-        self._ready = asyncio.get_running_loop().create_future()
-        self.leg.arm(read, write)
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+        fd = self.leg.fileno()
+        if fd < 0:
+            raise ConnectionError("the connection is closed")
+        if read:
+            loop.add_reader(fd, _wake, ready)
+        if write:
+            loop.add_writer(fd, _wake, ready)
         try:
-            await self._ready
+            await ready
         finally:
-            self._ready = None
+            if read:
+                loop.remove_reader(fd)
+            if write:
+                loop.remove_writer(fd)
 
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end. Raises ConnectionError."""
@@ -75,7 +84,6 @@ class ColdLeg:
 
     def close(self) -> None:
         """Close at once."""
-        self.leg.waiter = None
         self.leg.close()
 
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 
 from pgwire.cancel import CancelKeys
-from pgwire.hot.relay import Reactor
+from pgwire.hot.reactor import Reactor
 from pgwire.legs import ColdLeg, tune
 from pgwire.ports import Peer
 from pgwire.session import Parts, Session
@@ -50,6 +50,7 @@ class Listener:
             raise
         self._sockets.append(sock)
         if len(self._sockets) == 1:
+            self._reactor.start()
             loop.add_reader(self._reactor.fileno(), self._reactor.turn)
         loop.add_reader(sock.fileno(), self._accept, sock)
         return int(sock.getsockname()[1])
@@ -119,4 +120,5 @@ class Listener:
         await asyncio.gather(*self._sessions, return_exceptions=True)
         if self._sockets:
             loop.remove_reader(self._reactor.fileno())
+            self._reactor.stop()
         self._sockets.clear()

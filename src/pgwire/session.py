@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pgwire.cancel import CancelKeys
 from pgwire.client_startup import AnswerTls, CancelRequested, ClientStartup, NeedMore, PasswordGiven, RefuseEncryption, Started
 from pgwire.errors import GatewayError, TooManyConnections, error_response, from_refused
-from pgwire.hot.relay import Link, Reactor
+from pgwire.hot.reactor import Reactor
+from pgwire.hot.relay import Link
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.legs import ColdLeg, connect
 from pgwire.messages import cancel_request

@@ -1,8 +1,12 @@
-# One connection in C: descriptor, TLS, the bytes not yet used and the bytes not yet sent.
+# One connection in C: descriptor, TLS, the bytes not yet used and the bytes not yet sent; and the event set's state.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef unsigned long pthread_t
+
 cdef enum:
-    UP_COLD = 1          # a cold leg is ready, or its connection has ended
     UP_ADMIT = 2         # the client's next message needs a decision
     UP_DESCRIBE = 4      # a row description needs a mask plan
     UP_FILTER = 8        # an error, notice, notification or parameter status must be looked at
@@ -10,10 +14,31 @@ cdef enum:
     UP_GONE = 32         # this leg's other end is gone
     UP_BROKEN = 64       # the session can't go on: Link.problem says why
 
+cdef struct Slot:
+    LegState* leg
+    uint32_t generation  # what the event set was told; an event with another one is of a leg that is gone
+
 cdef struct ReactorState:
+    pthread_mutex_t lock # guards this state, every leg that is linked, and its link
+    int wanted           # threads that wait for the lock; the loop lets them in between two events
+    bint inside          # the lock's holder is the thread itself
+    bint stop
+    bint signalled       # the event loop has been told and has not looked yet
+    bint delivering
+    pthread_t thread
     int epfd
+    int wake_fd          # wakes the thread
+    int up_fd            # tells the event loop that the queue has something
+    Slot* slots
+    uint32_t slots_count
+    uint32_t slots_cap
+    uint32_t* free_slots
+    uint32_t free_count
+    LegState* bulk       # legs that are read by the clock
     uint8_t* shared
     size_t shared_cap
+    uint8_t* scratch     # masked rows on their way out
+    size_t scratch_cap
     uint64_t now_us
     void** queue
     size_t queue_len
@@ -31,7 +56,11 @@ cdef struct LegState:
     int side
     uint32_t armed
     bint registered
-    bint cold
+    uint32_t slot        # its place among the reactor's, plus one; 0: none
+    bint bulk
+    LegState* bulk_next
+    LegState* bulk_prev
+    size_t flow          # bytes of the large reads in a row until now
     bint reading
     bint eof
     bint gone
@@ -57,8 +86,12 @@ cdef class Leg:
     cdef LegState st
     cdef object reactor
     cdef object context
-    cdef public object waiter
 
+cdef void enter(ReactorState* r) noexcept nogil
+cdef void leave(ReactorState* r) noexcept nogil
+cdef int leg_join(LegState* leg) noexcept nogil
+cdef void leg_part(LegState* leg) noexcept nogil
+cdef void leg_gather(LegState* leg, bint on) noexcept nogil
 cdef void leg_up(LegState* leg, uint32_t what) noexcept nogil
 cdef void leg_update(LegState* leg) noexcept nogil
 cdef ssize_t leg_recv(LegState* leg, uint8_t* buf, size_t cap) noexcept nogil

@@ -1,8 +1,9 @@
 """One connection, in C: receive, send, TLS, and the buffers between.
 
-A leg is *cold* while Python drives it (startup, login) and *hot* once :mod:`pgwire.hot.relay` links two of them. The
-interface is the same with and without TLS. Outgoing bytes are sent straight from where they lie; only what the socket
-does not take is copied. Buffers exist only while they hold something.
+A leg is *cold* while Python drives it (startup, login) and *hot* once :mod:`pgwire.hot.relay` links two of them: then the
+reactor's thread drives it, and whoever touches it holds the reactor's lock (``enter``, ``leave``). The interface is the
+same with and without TLS. Outgoing bytes are sent straight from where they lie; only what the socket does not take is
+copied. Buffers exist only while they hold something.
 
 Never add: protocol knowledge, or anything that waits.
 """
@@ -26,7 +27,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
-        void* ptr
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data_t data
@@ -34,8 +35,113 @@ cdef extern from "<sys/epoll.h>" nogil:
     int EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
     uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP
 
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept
+    int pthread_mutex_trylock(pthread_mutex_t* mutex) noexcept
+    int pthread_mutex_unlock(pthread_mutex_t* mutex) noexcept
+
+cdef extern from *:
+    """
+    static inline void pgl_add(int *p, int v) { __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
+    static inline void pgl_pause(void) {
+    #if defined(__x86_64__)
+        __builtin_ia32_pause();
+    #endif
+    }
+    """
+    void pgl_add(int* p, int v) noexcept nogil
+    void pgl_pause() noexcept nogil
+
 cdef enum:
-    KEEP = 65536          # a buffer up to this size is kept while the leg is busy
+    SPINS = 2000          # of a thread that wants the lock, before it sleeps for it
+
+
+cdef void enter(ReactorState* r) noexcept nogil:
+    # The GIL stays with its holder: the reactor's thread never wants it, so nobody waits for two things.
+    cdef int i
+    if pthread_mutex_trylock(&r.lock) == 0:
+        return
+    pgl_add(&r.wanted, 1)
+    for i in range(SPINS):
+        pgl_pause()
+        if pthread_mutex_trylock(&r.lock) == 0:
+            pgl_add(&r.wanted, -1)
+            return
+    pthread_mutex_lock(&r.lock)
+    pgl_add(&r.wanted, -1)
+
+
+cdef void leave(ReactorState* r) noexcept nogil:
+    pthread_mutex_unlock(&r.lock)
+
+
+cdef int leg_join(LegState* leg) noexcept nogil:
+    # a place among the reactor's legs; -1: no memory
+    cdef ReactorState* r = leg.reactor
+    cdef Slot* slots
+    cdef uint32_t* free_slots
+    cdef uint32_t cap
+    if leg.slot:
+        return 0
+    if r.free_count:
+        r.free_count -= 1
+        leg.slot = r.free_slots[r.free_count]
+    else:
+        if r.slots_count == r.slots_cap:
+            cap = r.slots_cap * 2 if r.slots_cap else 64
+            free_slots = <uint32_t*>realloc(r.free_slots, cap * sizeof(uint32_t))
+            if free_slots == NULL:
+                return -1
+            r.free_slots = free_slots
+            slots = <Slot*>realloc(r.slots, cap * sizeof(Slot))
+            if slots == NULL:
+                return -1
+            r.slots = slots
+            r.slots_cap = cap
+        r.slots[r.slots_count].generation = 0
+        r.slots_count += 1
+        leg.slot = r.slots_count
+    r.slots[leg.slot - 1].leg = leg
+    return 0
+
+
+cdef void leg_part(LegState* leg) noexcept nogil:
+    # out of the event set: no event that has been fetched already finds it either
+    cdef ReactorState* r = leg.reactor
+    cdef epoll_event ev
+    leg_gather(leg, False)
+    if leg.registered:
+        epoll_ctl(r.epfd, EPOLL_CTL_DEL, leg.fd, &ev)
+        leg.registered = False
+    if leg.slot:
+        r.slots[leg.slot - 1].leg = NULL
+        r.slots[leg.slot - 1].generation += 1
+        r.free_slots[r.free_count] = leg.slot
+        r.free_count += 1
+        leg.slot = 0
+
+
+cdef void leg_gather(LegState* leg, bint on) noexcept nogil:
+    # A leg under steady load is read by the clock: fewer, larger reads and writes on both sides of it.
+    cdef ReactorState* r = leg.reactor
+    if leg.bulk == on:
+        return
+    leg.bulk = on
+    leg.flow = 0
+    if on:
+        leg.bulk_prev = NULL
+        leg.bulk_next = r.bulk
+        if r.bulk != NULL:
+            r.bulk.bulk_prev = leg
+        r.bulk = leg
+        return
+    if leg.bulk_next != NULL:
+        leg.bulk_next.bulk_prev = leg.bulk_prev
+    if leg.bulk_prev != NULL:
+        leg.bulk_prev.bulk_next = leg.bulk_next
+    else:
+        r.bulk = leg.bulk_next
+    leg.bulk_next = leg.bulk_prev = NULL
 
 
 cdef void leg_up(LegState* leg, uint32_t what) noexcept nogil:
@@ -57,10 +163,10 @@ cdef void leg_up(LegState* leg, uint32_t what) noexcept nogil:
 
 cdef void _arm(LegState* leg, uint32_t events) noexcept nogil:
     cdef epoll_event ev
-    if leg.fd < 0 or (leg.registered and leg.armed == events):
+    if leg.fd < 0 or leg.slot == 0 or (leg.registered and leg.armed == events):
         return
     ev.events = events
-    ev.data.ptr = leg
+    ev.data.u64 = <uint64_t>leg.reactor.slots[leg.slot - 1].generation << 32 | leg.slot
     epoll_ctl(leg.reactor.epfd, EPOLL_CTL_MOD if leg.registered else EPOLL_CTL_ADD, leg.fd, &ev)
     leg.registered = True
     leg.armed = events
@@ -71,7 +177,7 @@ cdef void leg_update(LegState* leg) noexcept nogil:
     cdef uint32_t events = 0
     if leg.broken or leg.fd < 0:
         return
-    if leg.reading and not leg.eof:
+    if leg.reading and not leg.eof and not leg.bulk:
         events |= EPOLLIN
     if leg.out_len:
         events |= EPOLLOUT
@@ -239,12 +345,10 @@ cdef int leg_push(LegState* leg) noexcept nogil:
 
 
 cdef void leg_shut(LegState* leg) noexcept nogil:
-    cdef epoll_event ev
+    leg_part(leg)
     if leg.fd >= 0:
         if leg.ssl != NULL and not leg.broken:
             tls_shutdown(leg.ssl)
-        if leg.registered:
-            epoll_ctl(leg.reactor.epfd, EPOLL_CTL_DEL, leg.fd, &ev)
         c_close(leg.fd)
         leg.fd = -1
     if leg.ssl != NULL:
@@ -260,32 +364,30 @@ cdef void leg_shut(LegState* leg) noexcept nogil:
 
 
 cdef class Leg:
-    """A connected, non-blocking socket descriptor that this object now owns.
+    """A connected, non-blocking socket descriptor that this object now owns. All methods return at once.
 
-    ``waiter`` is called without arguments when an armed, cold leg is ready. All methods return at once.
+    Only for cold legs: while a link has the leg, its reactor's thread uses it.
     """
 
     def __cinit__(self, reactor, int fd):
         memset(&self.st, 0, sizeof(LegState))
         self.st.fd = fd
-        self.st.cold = True
         self.st.owner = <void*>self
         self.reactor = reactor
         self.st.reactor = <ReactorState*><size_t>reactor._state()
-        self.waiter = None
 
     def __dealloc__(self):
         cdef ReactorState* r = self.st.reactor
         cdef size_t i
+        if r == NULL:
+            return
+        enter(r)
         leg_shut(&self.st)
-        if self.st.queued and r != NULL:
+        if self.st.queued:
             for i in range(r.queue_len):
                 if r.queue[i] == <void*>&self.st:
                     r.queue[i] = NULL
-
-    def arm(self, bint read, bint write):
-        """Ask for one call of ``waiter`` when the descriptor can be read or written."""
-        _arm(&self.st, (EPOLLIN | EPOLLRDHUP if read else 0) | (EPOLLOUT if write else 0))
+        leave(r)
 
     def receive(self, int n=16384):
         """Up to ``n`` bytes; None when there are none now; b"" at the end. Raises ConnectionError."""
@@ -366,7 +468,9 @@ cdef class Leg:
 
     def close(self):
         """Close at once; what waits to be sent is lost."""
+        enter(self.st.reactor)
         leg_shut(&self.st)
+        leave(self.st.reactor)
 
     @property
     def closed(self):

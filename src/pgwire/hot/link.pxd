@@ -31,6 +31,7 @@ cdef struct LinkState:
     uint32_t max_statement
     int wait
     int pause
+    bint frozen              # nothing of the client moves: a cancel is on its way and may hit only what runs now
     void* owner
     Queue queue
     size_t pending_names     # Parse and Close entries outstanding

@@ -36,13 +36,18 @@ cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n
 
 
 cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
-    # the last reference goes to the graveyard: its plans are Python objects, given back where the GIL is held
+    # the last reference to plans goes to the graveyard: they are Python objects, given back where the GIL is held
     if s == NULL:
         return
     s.refs -= 1
-    if s.refs == 0:
-        s.next = <Stmt*>r.graveyard
-        r.graveyard = s
+    if s.refs:
+        return
+    if s.plans == NULL:
+        free(s.text)
+        free(s)
+        return
+    s.next = <Stmt*>r.graveyard
+    r.graveyard = s
 
 
 cdef void graveyard_empty(ReactorState* r):

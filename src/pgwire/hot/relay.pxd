@@ -1,24 +1,20 @@
-# The event set of one worker and the sessions that run in it.
-from libc.stdint cimport uint8_t
-from pgwire.hot.leg cimport Leg, ReactorState
+# One session's link.
+from pgwire.hot.leg cimport Leg
 from pgwire.hot.link cimport LinkState
-
-cdef class Reactor:
-    cdef ReactorState st
-    cdef object journal
-    cdef object recorder
-    cdef bint delivering
-    cdef deliver(self)
+from pgwire.hot.masking cimport MaskPlan
+from pgwire.hot.reactor cimport Reactor
 
 cdef class Link:
     cdef LinkState st
     cdef Reactor reactor
     cdef Leg client_leg
     cdef Leg server_leg
-    cdef object handler
-    cdef bint started
+    cdef readonly object handler
     cdef _after(self)
     cdef _unlink(self)
-    cdef _anew(self)
-    cdef _unpause(self)
-    cdef _finish_outstanding(self)
+    cdef _request(self)
+    cdef _describe_request(self)
+    cdef _set_plan(self, MaskPlan plan)
+    cdef void _anew(self) noexcept
+    cdef void _unpause(self) noexcept
+    cdef void _finish_outstanding(self) noexcept
