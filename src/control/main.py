@@ -156,6 +156,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._logins.close()
+        for catalog in self._catalogs.values():
+            await catalog.close()
         await self._verifier.close()
         with contextlib.suppress(Refused):
             self._audit.record("gateway.stopped", {"pid": os.getpid()})
@@ -243,9 +245,10 @@ class Gateway:
 
     async def _prepare_segments(self) -> None:
         while True:
-            await asyncio.to_thread(self._journal.prepare)
-            await asyncio.to_thread(self._recorder.prepare)
-            await asyncio.sleep(0.05)
+            for journal in (self._journal, self._recorder):
+                if journal.wants:
+                    await asyncio.to_thread(journal.prepare)
+            await asyncio.sleep(0.2)
 
 
 def _changed(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ class GrantLedger:
         self._audit = audit
         self._auto = auto
         self._clock = clock
+        self._soonest = 0.0  # no grant that stands ends before this moment
 
     async def open(self, principal: Principal, database: str) -> Grant:
         """The newest active grant, or one that the policy gives at connect. Raises ``Refused`` 28000."""
@@ -93,6 +95,7 @@ class GrantLedger:
         record, made = await self._store.run(work)
         if made:
             assert record is not None
+            self._soonest = min(self._soonest, record.expires_at)
             self._note("grant.created", record)
             self.changes.publish(record)
         if record is None or record.state != "ACTIVE" or record.expires_at <= now:
@@ -118,6 +121,7 @@ class GrantLedger:
 
         record, made = await self._store.run(work)
         if made:
+            self._soonest = min(self._soonest, record.expires_at)
             try:
                 self._note("grant.created", record)
             except Refused:
@@ -154,16 +158,21 @@ class GrantLedger:
     async def expire_due(self) -> Sequence[GrantRecord]:
         """Mark grants whose time is over; call it often. Returns those that just ended."""
         now = self._clock()
+        if now < self._soonest:
+            return ()
 
-        def work(db: sqlite3.Connection) -> list[GrantRecord]:
+        def work(db: sqlite3.Connection) -> tuple[list[GrantRecord], float]:
             rows = db.execute(
                 "UPDATE grants SET state = 'EXPIRED', ended_at = expires_at, ended_by = 'time'"
                 " WHERE state = 'ACTIVE' AND expires_at <= ? RETURNING *",
                 (now,),
             ).fetchall()
-            return [_record(row) for row in rows]
+            (soonest,) = db.execute("SELECT min(expires_at) FROM grants WHERE state = 'ACTIVE'").fetchone()
+            return [_record(row) for row in rows], math.inf if soonest is None else soonest
 
-        ended = await self._store.run(work)
+        self._soonest = math.inf  # what is made while this waits lowers it again
+        ended, soonest = await self._store.run(work)
+        self._soonest = min(self._soonest, soonest)
         for record in ended:
             self.changes.publish(record)
             self._note("grant.expired", record)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 
@@ -88,14 +88,38 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
 
 
+# Changes with every change of what is read below: a changed row has another xmin. Cheap beside reading it all.
+_FINGERPRINT = """
+SELECT pg_catalog.current_setting('search_path'), pg_catalog.sum(pg_catalog.hashint8extended(parts.id, parts.xmin::text::int8)),
+       pg_catalog.count(*)
+FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_namespace
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_proc WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_rewrite
+      UNION ALL SELECT inhrelid::int8 * 31 + inhparent::int8, xmin FROM pg_catalog.pg_inherits
+      UNION ALL SELECT setdatabase::int8 * 31 + setrole::int8, xmin FROM pg_catalog.pg_db_role_setting
+      UNION ALL SELECT attrelid::int8 * 4096 + attnum, xmin FROM pg_catalog.pg_attribute WHERE attrelid >= 16384) parts
+"""
+
+
 class Catalog:
-    """Reads one database's catalog with psycopg. ``parameters`` are libpq connection parameters (host, port, user …)."""
+    """Reads one database's catalog with psycopg. ``parameters`` are libpq connection parameters (host, port, user …).
+
+    Between reads one connection stays open, on which a refresh asks whether anything has changed at all.
+    """
 
     def __init__(self, parameters: Mapping[str, str | int]) -> None:
         self._parameters = dict(parameters)
         self._snapshot: Snapshot | None = None
         self._lock = asyncio.Lock()
         self._generation = 0
+        self._watch: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._fingerprint: tuple[Any, ...] | None = None
+
+    async def close(self) -> None:
+        """Let the server go."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.close()
 
     async def snapshot(self) -> Snapshot:
         """See ``CatalogSource``."""
@@ -108,12 +132,28 @@ class Catalog:
             if self._generation > asked + 1 and self._snapshot is not None:
                 return self._snapshot
             self._generation += 1
-            self._snapshot = await self._read()
+            fingerprint = await self._look()
+            if self._snapshot is None or fingerprint is None or fingerprint != self._fingerprint:
+                self._snapshot = await self._read()
+                self._fingerprint = fingerprint
             return self._snapshot
 
-    async def _read(self) -> Snapshot:
+    async def _look(self) -> tuple[Any, ...] | None:
+        """The fingerprint now; None: the connection was lost, so nothing is known."""
+        try:
+            if self._watch is None or self._watch.closed:
+                self._watch = await self._connect()
+            return await (await self._watch.execute(_FINGERPRINT)).fetchone()
+        except psycopg.OperationalError:
+            await self.close()
+            return None
+
+    async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         parameters: dict[str, str | int] = {"connect_timeout": 10, "application_name": "pgleash catalog", **self._parameters}
-        async with await psycopg.AsyncConnection.connect(autocommit=True, **parameters) as connection:  # type: ignore[arg-type]
+        return await psycopg.AsyncConnection.connect(autocommit=True, **parameters)  # type: ignore[arg-type]
+
+    async def _read(self) -> Snapshot:
+        async with await self._connect() as connection:
             shown = await (await connection.execute("SHOW search_path")).fetchone()
             await connection.execute("SET search_path = ''")
             relations = await (await connection.execute(_RELATIONS)).fetchall()

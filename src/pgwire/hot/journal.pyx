@@ -338,6 +338,11 @@ cdef class Journal:
             raise OSError(code, f"cannot prepare the next segment of the journal {self.directory}: {os.strerror(code)}")
         return seg != NULL
 
+    @property
+    def wants(self) -> bool:
+        """Whether ``prepare`` has something to do. Costs nothing."""
+        return self.st.prepared == NULL or self.st.retired != NULL
+
     def sync(self) -> int:
         """Make every record appended before this call survive a power failure; the last such sequence.
 
