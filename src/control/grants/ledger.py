@@ -6,9 +6,9 @@ Never add here: server logins, sessions, or who is allowed to call (the API's ro
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
-import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence

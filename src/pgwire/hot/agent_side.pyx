@@ -19,7 +19,7 @@ from pgwire.hot.link cimport (
 )
 from pgwire.hot.pipeline cimport (
     ALLOWED, ANSWER, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, Entry, Portal, Stmt, Named, cache_find, entry_name, entry_named,
-    names_find, portal_new, queue_at, queue_push, stmt_release,
+    names_find, portal_new, queue_at, queue_push, stmt_like, stmt_release,
 )
 from pgwire.hot.wire cimport load16, load32, store32
 
@@ -98,8 +98,10 @@ cdef void _forward(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil:
     emit(k.server, raw, n)
 
 
-cdef bint _journal(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* values, size_t n, uint64_t* seq) noexcept nogil:
-    seq[0] = begin(k, protocol, s, values, n)
+cdef bint _journal(
+    LinkState* k, uint8_t protocol, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n, uint64_t* seq,
+) noexcept nogil:
+    seq[0] = begin(k, protocol, text, text_len, values, n)
     if seq[0] == 0:
         k.failed_audit = True
         return False
@@ -123,11 +125,13 @@ cdef Stmt* _decided(LinkState* k, const uint8_t* text, size_t n) noexcept nogil:
     return s if s != NULL and s.flags & ALLOWED else NULL
 
 
-cdef bint _run(LinkState* k, uint8_t kind, Stmt* s, Portal* portal, const uint8_t* values, size_t n) noexcept nogil:
-    # Journal and queue one statement that is about to be sent; False: it must not be.
+cdef bint _run(
+    LinkState* k, uint8_t kind, Stmt* s, Portal* portal, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n,
+) noexcept nogil:
+    # Journal and queue one statement that is about to be sent, by its own text; False: it must not be.
     cdef uint64_t seq
     cdef Entry* e
-    if not _journal(k, c'E' if kind == c'E' else kind, s, values, n, &seq):
+    if not _journal(k, kind, text, text_len, values, n, &seq):
         return _wait(k, WAIT_ADMIT)
     e = _push(k, kind)
     if e == NULL:
@@ -151,7 +155,7 @@ cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Stmt* s = _decided(k, m.body, m.n - 1)
     if s == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _run(k, c'Q', s, NULL, NULL, 0):
+    if not _run(k, c'Q', s, NULL, m.body, m.n - 1, NULL, 0):
         return False
     _used(k)
     k.unflushed = False
@@ -168,14 +172,20 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef uint64_t seq
     if s == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _journal(k, c'P', s, NULL, 0, &seq):
+    if not _journal(k, c'P', text, n, NULL, 0, &seq):
         return _wait(k, WAIT_ADMIT)
     e = _push(k, c'P')
     if e == NULL:
         return False
     entry_name(e, m.body, name)
-    e.stmt = s
-    s.refs += 1
+    if s.sample != NULL:
+        e.stmt = stmt_like(k.reactor, s, text, n)
+        if e.stmt == NULL:
+            link_break(k, b"53200", b"out of memory")
+            return False
+    else:
+        e.stmt = s
+        s.refs += 1
     _used(k)
     k.unflushed = True
     _forward(k, raw, m.total)
@@ -260,7 +270,13 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         if s == NULL or not s.flags & ALLOWED:
             return _wait(k, WAIT_ADMIT)
     if s != portal.stmt:
-        s.refs += 1
+        if s.sample != NULL:
+            s = stmt_like(k.reactor, s, portal.stmt.text, portal.stmt.text_len)
+            if s == NULL:
+                link_break(k, b"53200", b"out of memory")
+                return False
+        else:
+            s.refs += 1
         stmt_release(k.reactor, portal.stmt)
         portal.stmt = s
         portal.plan = NULL
@@ -279,7 +295,7 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         head[5] = c'P'
         emit_copy(k.server, head, 6)
         emit_copy(k.server, m.body, n + 1)
-    if not _run(k, c'E', s, portal, portal.values, portal.values_len):
+    if not _run(k, c'E', s, portal, s.text, s.text_len, portal.values, portal.values_len):
         return False
     _used(k)
     k.unflushed = True
@@ -304,7 +320,7 @@ cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil
         _used(k)
     if k.admitted == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _run(k, c'F', k.admitted, NULL, m.body, m.n):
+    if not _run(k, c'F', k.admitted, NULL, k.admitted.text, k.admitted.text_len, m.body, m.n):
         return False
     _used(k)
     k.unflushed = False

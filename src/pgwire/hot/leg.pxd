@@ -44,8 +44,12 @@ cdef struct ReactorState:
     size_t queue_len
     size_t queue_cap
     void* graveyard
-    void** cache
+    void** cache         # verdicts by exact text, then by canonical form
+    void** shapes
     size_t cache_count
+    size_t shapes_count
+    size_t cache_hand    # the bucket that is emptied next when a cache is full
+    uint8_t* form        # room for one canonical form
     uint64_t seed
     void* journal
     void* recorder

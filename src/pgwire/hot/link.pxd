@@ -63,7 +63,7 @@ cdef struct LinkState:
 cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil
 cdef void record(LinkState* k, uint8_t direction, const uint8_t* p, size_t n) noexcept nogil
 cdef void tape_flush(LinkState* k) noexcept nogil
-cdef uint64_t begin(LinkState* k, uint8_t protocol, Stmt* s, const uint8_t* values, size_t n) noexcept nogil
+cdef uint64_t begin(LinkState* k, uint8_t protocol, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n) noexcept nogil
 cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil
 cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil

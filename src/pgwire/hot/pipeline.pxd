@@ -34,8 +34,11 @@ cdef struct Stmt:
     uint32_t flags
     uint64_t hash
     uint64_t key
-    uint8_t* text
+    uint8_t* text             # exact; of a shape: its canonical form
     size_t text_len
+    uint8_t* sample           # of a shape: the text that was judged
+    size_t sample_len
+    Stmt* shape               # whose plans serve this text too
     Plan* plans
 
 cdef struct Portal:
@@ -86,8 +89,11 @@ cdef struct Queue:
 
 cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil
+cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil
+cdef Stmt* shape_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef void cache_put(ReactorState* r, Stmt* s) noexcept nogil
+cdef int cache_make(ReactorState* r) noexcept nogil
 cdef void cache_clear(ReactorState* r) noexcept nogil
 cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil
 cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil

@@ -1,7 +1,8 @@
 """The tables of a session: outstanding replies, prepared statements, portals; and the verdict cache of a worker.
 
 A ``Stmt`` is a text with what was decided of it and the mask plans made for it. It is shared by reference count between
-the cache (text and policy key -> Stmt), names and portals. Names are changed by :mod:`pgwire.hot.relay` only when the
+the cache (text and policy key -> Stmt), names and portals. A *shape* is a Stmt for all texts that differ only in literals,
+where the policy has said that literals can't matter; a text of its own then points to it for its plans. Names are changed by :mod:`pgwire.hot.relay` only when the
 server confirms them.
 
 Never add: wire reading, or a decision.
@@ -12,11 +13,12 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
+from pgwire.hot.canonical cimport LONGEST, canonical_form
 from pgwire.hot.wire cimport hash_bytes, load16, load32
 
 cdef enum:
     BUCKETS = 4096            # of the verdict cache
-    CACHED = 16384            # statements before it is emptied
+    CACHED = 16384            # statements before old ones make room
 
 
 cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
@@ -42,8 +44,12 @@ cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
     s.refs -= 1
     if s.refs:
         return
+    if s.shape != NULL:
+        stmt_release(r, s.shape)
+        s.shape = NULL
     if s.plans == NULL:
         free(s.text)
+        free(s.sample)
         free(s)
         return
     s.next = <Stmt*>r.graveyard
@@ -67,16 +73,41 @@ cdef void graveyard_empty(ReactorState* r):
             free(p)
             p = next_p
         free(s.text)
+        free(s.sample)
         free(s)
         s = next_s
 
 
-cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
-    cdef uint64_t h = hash_bytes(r.seed ^ key, text, n)
+cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil:
+    # a text whose verdict is its shape's
+    cdef Stmt* s = stmt_new(r, shape.key, text, n)
+    if s != NULL:
+        s.flags = shape.flags
+        s.shape = shape
+        shape.refs += 1
+    return s
+
+
+cdef Stmt* shape_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
+    # what stands for every text that differs from this one only in literals; NULL: it has no canonical form
+    cdef ssize_t length = canonical_form(text, n, r.form, LONGEST)
     cdef Stmt* s
-    if r.cache == NULL:
+    if length < 0:
         return NULL
-    s = <Stmt*>r.cache[h & (BUCKETS - 1)]
+    s = stmt_new(r, key, r.form, <size_t>length)
+    if s == NULL:
+        return NULL
+    s.sample = <uint8_t*>malloc(n if n else 1)
+    if s.sample == NULL:
+        stmt_release(r, s)
+        return NULL
+    memcpy(s.sample, text, n)
+    s.sample_len = n
+    return s
+
+
+cdef Stmt* _find(void** table, uint64_t h, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
+    cdef Stmt* s = <Stmt*>table[h & (BUCKETS - 1)]
     while s != NULL:
         if s.hash == h and s.key == key and s.text_len == n and memcmp(s.text, text, n) == 0:
             return s
@@ -84,40 +115,71 @@ cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t
     return NULL
 
 
+cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
+    # The verdict on this very text, or the one that its canonical form shares; the latter has a sample.
+    cdef Stmt* s
+    cdef ssize_t length
+    if r.cache_count:
+        s = _find(r.cache, hash_bytes(r.seed ^ key, text, n), key, text, n)
+        if s != NULL:
+            return s
+    if r.shapes_count:
+        length = canonical_form(text, n, r.form, LONGEST)
+        if length >= 0:
+            return _find(r.shapes, hash_bytes(r.seed ^ key, r.form, <size_t>length), key, r.form, <size_t>length)
+    return NULL
+
+
 cdef void cache_put(ReactorState* r, Stmt* s) noexcept nogil:
-    cdef size_t b
-    if r.cache == NULL:
-        r.cache = <void**>calloc(BUCKETS, sizeof(void*))
-        if r.cache == NULL:
-            return
-    if r.cache_count >= CACHED:
-        cache_clear(r)
-    b = s.hash & (BUCKETS - 1)
+    cdef bint shape = s.sample != NULL
+    cdef void** table = r.shapes if shape else r.cache
+    cdef size_t* count = &r.shapes_count if shape else &r.cache_count
+    cdef size_t b = s.hash & (BUCKETS - 1)
+    if table == NULL or _find(table, s.hash, s.key, s.text, s.text_len) != NULL:
+        return
+    while count[0] >= CACHED:
+        r.cache_hand = (r.cache_hand + 1) & (BUCKETS - 1)
+        count[0] -= _empty(r, table, r.cache_hand)
     s.refs += 1
-    s.next = <Stmt*>r.cache[b]
-    r.cache[b] = s
-    r.cache_count += 1
+    s.next = <Stmt*>table[b]
+    table[b] = s
+    count[0] += 1
+
+
+cdef size_t _empty(ReactorState* r, void** table, size_t b) noexcept nogil:
+    cdef Stmt* s = <Stmt*>table[b]
+    cdef Stmt* following
+    cdef size_t n = 0
+    table[b] = NULL
+    while s != NULL:
+        following = s.next
+        s.next = NULL
+        stmt_release(r, s)
+        s = following
+        n += 1
+    return n
+
+
+cdef int cache_make(ReactorState* r) noexcept nogil:
+    # -1: no memory
+    r.cache = <void**>calloc(BUCKETS, sizeof(void*))
+    r.shapes = <void**>calloc(BUCKETS, sizeof(void*))
+    r.form = <uint8_t*>malloc(LONGEST)
+    return 0 if r.cache != NULL and r.shapes != NULL and r.form != NULL else -1
 
 
 cdef void cache_clear(ReactorState* r) noexcept nogil:
     cdef size_t i
-    cdef Stmt* s
-    cdef Stmt* following
-    if r.cache == NULL:
-        return
     for i in range(BUCKETS):
-        s = <Stmt*>r.cache[i]
-        r.cache[i] = NULL
-        while s != NULL:
-            following = s.next
-            s.next = NULL
-            stmt_release(r, s)
-            s = following
-    r.cache_count = 0
+        if r.cache != NULL:
+            _empty(r, r.cache, i)
+        if r.shapes != NULL:
+            _empty(r, r.shapes, i)
+    r.cache_count = r.shapes_count = 0
 
 
 cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil:
-    cdef Plan* p = s.plans
+    cdef Plan* p = s.shape.plans if s.shape != NULL else s.plans
     while p != NULL:
         if p.index == index and p.key_len == n and memcmp(p.key, key, n) == 0:
             return p
@@ -127,6 +189,8 @@ cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noex
 
 cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil:
     cdef Plan* p = <Plan*>calloc(1, sizeof(Plan))
+    if s.shape != NULL:
+        s = s.shape
     if p == NULL:
         return NULL
     p.key = <uint8_t*>malloc(n if n else 1)

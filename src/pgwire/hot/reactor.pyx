@@ -22,7 +22,7 @@ from pgwire.hot.agent_side cimport agent_process
 from pgwire.hot.journal cimport Journal
 from pgwire.hot.leg cimport UP_GONE, enter, leave, leg_gather, leg_hold, leg_push, leg_recv, leg_room, leg_up, leg_update, pthread_mutex_t, pthread_t
 from pgwire.hot.link cimport OUTSTANDING, WAIT_DRAIN, WAIT_ROOM
-from pgwire.hot.pipeline cimport cache_clear, graveyard_empty
+from pgwire.hot.pipeline cimport cache_clear, cache_make, graveyard_empty
 from pgwire.hot.server_side cimport server_process
 from pgwire.hot.tls cimport tls_has_pending
 
@@ -350,7 +350,7 @@ cdef class Reactor:
             raise OSError(errno, os.strerror(errno))
         self.st.shared = <uint8_t*>malloc(SHARED)
         self.st.scratch = <uint8_t*>malloc(SCRATCH)
-        if self.st.shared == NULL or self.st.scratch == NULL:
+        if self.st.shared == NULL or self.st.scratch == NULL or cache_make(&self.st) < 0:
             raise MemoryError
         self.st.shared_cap = SHARED
         self.st.scratch_cap = SCRATCH
@@ -366,6 +366,8 @@ cdef class Reactor:
         cache_clear(&self.st)
         graveyard_empty(&self.st)
         free(self.st.cache)
+        free(self.st.shapes)
+        free(self.st.form)
         free(self.st.queue)
         free(self.st.slots)
         free(self.st.free_slots)

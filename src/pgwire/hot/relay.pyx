@@ -21,7 +21,7 @@ from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETT
 from pgwire.hot.masking cimport MaskPlan
 from pgwire.hot.pipeline cimport (
     ALLOWED, MASKED, SETTLES, Entry, Plan, Portal, Stmt, cache_put, names_clear, names_drop, names_put, plan_add, portal_values, queue_at,
-    queue_pop, stmt_new, stmt_release,
+    queue_pop, shape_new, stmt_new, stmt_release,
 )
 from pgwire.hot.reactor cimport Reactor, clock, drain, follow, pump
 from pgwire.hot.wire cimport load32
@@ -149,10 +149,14 @@ cdef class Link:
             return b"F", b"%d" % load32(m.body), "", "", (), (), problem
         return None
 
-    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles):
-        """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text)."""
+    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False):
+        """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text).
+
+        ``cacheable``: the same text needs no asking any more; ``any_literals``: nor does one that differs only in literals.
+        """
         cdef ReactorState* r = self.st.reactor
         cdef Stmt* s
+        cdef Stmt* shape = NULL
         cdef bint lost = False
         enter(r)
         if self.st.wait == WAIT_ADMIT:
@@ -165,7 +169,14 @@ cdef class Link:
                 if not lost:
                     s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0)
                     if cacheable and allowed and not settles:
-                        cache_put(r, s)
+                        if any_literals:
+                            shape = shape_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
+                        if shape != NULL:
+                            shape.flags = s.flags
+                            cache_put(r, shape)
+                            s.shape = shape
+                        else:
+                            cache_put(r, s)
                     stmt_release(r, self.st.admitted)
                     self.st.admitted = s
                     self.st.failed_audit = False
@@ -249,7 +260,8 @@ cdef class Link:
             return None
         e = queue_at(&self.st.queue, 0)
         s = e.stmt if e.kind == c'Q' else e.portal.stmt
-        return (<const char*>s.text)[:s.text_len], e.index if e.kind == c'Q' else 0, (<const char*>m.body)[:m.n]
+        text = (<const char*>s.sample)[:s.sample_len] if s.sample != NULL else (<const char*>s.text)[:s.text_len]
+        return text, e.index if e.kind == c'Q' else 0, (<const char*>m.body)[:m.n]
 
     def set_plan(self, MaskPlan plan):
         """The plan that was asked for; None: nothing of these rows is masked."""
