@@ -20,6 +20,7 @@ from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.facts import Facts, Name, Unreadable, read_facts
+from control.policy.literals import literals_are_free
 from control.policy.rules import Policy, PolicyError, matches, read_policy
 from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
@@ -245,7 +246,7 @@ class SessionJudge:
         if len(facts) > 1 and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
-        return self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched))
+        return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
 
     def _within_budget(self, statement: Statement, verdict: Verdict) -> Verdict:
         rate = self._policy.limits_for(self._principal, self._scope.database)[1]
@@ -432,6 +433,14 @@ class SessionJudge:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
             self._before, self._local, self._key = None, False, None
+
+
+def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) -> Verdict:
+    """Say of a verdict that may be kept whether it holds whatever the literals are."""
+    if not verdict.cacheable or verdict.effect is not Effect.ALLOW or len(facts) != 1:
+        return verdict
+    tree = facts[0].tree
+    return replace(verdict, any_literals=True) if tree is not None and literals_are_free(tree, statement.text) else verdict
 
 
 def _split_path(text: str) -> tuple[str, ...]:
