@@ -281,10 +281,12 @@ class SessionJudge:
     def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
-        if statement.protocol == "parse":
-            facts = replace(facts, executes=False)
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
+        if statement.protocol == "parse" and ruling.hold is not None:
+            # It may be prepared, and is asked for again when it is executed: the terms stay, so that no one keeps this verdict.
+            prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque)
+            ruling = replace(prepared, hold=ruling.hold)
         if ruling.effect is not Effect.DENY and self._masking:
             refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
             if refusal is not None:
@@ -312,15 +314,16 @@ class SessionJudge:
             "functions": sorted(frozenset().union(*(each.functions for each in facts))),
         }
         rows = any(each.rows for each in facts)
+        kept = ruling.effect is Effect.ALLOW and plain and not any(each.hold is not None for each, _ in found)
         return Verdict(
             effect=ruling.effect,
             reasons=reasons if ruling.reasons and ruling.reasons[0] in reasons else (*ruling.reasons, *reasons),
             rule=ruling.rule,
             policy_version=self._policy.version,
             masks=bool(self._masking) and rows and self._rows_need_masks(facts),
-            cacheable=ruling.effect is Effect.ALLOW and plain and not (statement.protocol == "parse" and self._state.names),
+            cacheable=kept and not (statement.protocol == "parse" and self._state.names),
             settles=changes,
-            hold=ruling.hold,
+            hold=ruling.hold if ruling.effect is Effect.HOLD else None,
             sqlstate=ruling.sqlstate,
             message=ruling.message,
             detail={"rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons)} if ruling.effect is not Effect.ALLOW else {},
