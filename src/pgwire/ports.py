@@ -140,6 +140,8 @@ class Verdict:
 
     ``masks``: rows of this statement need a mask plan before they may pass. ``cacheable``: the same text under the
     same policy key gets the same verdict, and running it changes nothing that later verdicts depend on.
+    ``any_literals``: the same verdict, masks included, holds for every text that differs only in literals of the same class
+    (``hot.canonical``); only ever true together with ``cacheable``.
     ``settles``: the judge wants to be told how it ended (it changes the session or the catalog).
     ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
     ``facts`` is a short JSON-able summary for audit and approvers.
@@ -153,6 +155,7 @@ class Verdict:
     policy_version: str = ""
     masks: bool = False
     cacheable: bool = False
+    any_literals: bool = False
     settles: bool = False
     hold: HoldTerms | None = None
     sqlstate: str = "42501"

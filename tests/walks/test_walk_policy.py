@@ -118,6 +118,19 @@ def test_every_spelling_is_held_or_denied(agent: Agent, statement: str) -> None:
         with pytest.raises(psycopg.Error) as caught:
             psycopg.ClientCursor(connection).execute(statement)
         assert caught.value.sqlstate in ("42501", "57014")
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM orders", "UPDATE orders SET status = status", "WITH d AS (DELETE FROM orders RETURNING 1) SELECT 1 FROM d"]
+)
+def test_a_prepared_statement_is_held_each_time_it_is_executed(agent: Agent, statement: str) -> None:
+    with agent.connect(subject="prober-4") as connection:
+        connection.add_notice_handler(lambda told: "held" in str(told.message_primary) and connection.cancel_safe())
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.QueryCanceled, match="was held and has not run"):
+                connection.execute(statement, prepare=True)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            psycopg.ClientCursor(connection).execute(statement)
     with psycopg.connect(agent.stage.server.dsn("shop")) as direct:
         assert direct.execute("SELECT count(*) >= 40000 FROM orders").fetchone() == (True,)
         assert direct.execute("SELECT count(*) FROM orders WHERE status = 'x'").fetchone() == (0,)

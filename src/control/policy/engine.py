@@ -20,6 +20,7 @@ from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.facts import Facts, Name, Unreadable, read_facts
+from control.policy.literals import literals_are_free
 from control.policy.rules import Policy, PolicyError, matches, read_policy
 from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
@@ -245,7 +246,7 @@ class SessionJudge:
         if len(facts) > 1 and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
-        return self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched))
+        return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
 
     def _within_budget(self, statement: Statement, verdict: Verdict) -> Verdict:
         rate = self._policy.limits_for(self._principal, self._scope.database)[1]
@@ -280,10 +281,12 @@ class SessionJudge:
     def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
-        if statement.protocol == "parse":
-            facts = replace(facts, executes=False)
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
+        if statement.protocol == "parse" and ruling.hold is not None:
+            # It may be prepared, and is asked for again when it is executed: the terms stay, so that no one keeps this verdict.
+            prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque)
+            ruling = replace(prepared, hold=ruling.hold)
         if ruling.effect is not Effect.DENY and self._masking:
             refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
             if refusal is not None:
@@ -311,15 +314,16 @@ class SessionJudge:
             "functions": sorted(frozenset().union(*(each.functions for each in facts))),
         }
         rows = any(each.rows for each in facts)
+        kept = ruling.effect is Effect.ALLOW and plain and not any(each.hold is not None for each, _ in found)
         return Verdict(
             effect=ruling.effect,
             reasons=reasons if ruling.reasons and ruling.reasons[0] in reasons else (*ruling.reasons, *reasons),
             rule=ruling.rule,
             policy_version=self._policy.version,
             masks=bool(self._masking) and rows and self._rows_need_masks(facts),
-            cacheable=ruling.effect is Effect.ALLOW and plain and not (statement.protocol == "parse" and self._state.names),
+            cacheable=kept and not (statement.protocol == "parse" and self._state.names),
             settles=changes,
-            hold=ruling.hold,
+            hold=ruling.hold if ruling.effect is Effect.HOLD else None,
             sqlstate=ruling.sqlstate,
             message=ruling.message,
             detail={"rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons)} if ruling.effect is not Effect.ALLOW else {},
@@ -432,6 +436,14 @@ class SessionJudge:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
             self._before, self._local, self._key = None, False, None
+
+
+def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) -> Verdict:
+    """Say of a verdict that may be kept whether it holds whatever the literals are."""
+    if not verdict.cacheable or verdict.effect is not Effect.ALLOW or len(facts) != 1:
+        return verdict
+    tree = facts[0].tree
+    return replace(verdict, any_literals=True) if tree is not None and literals_are_free(tree, statement.text) else verdict
 
 
 def _split_path(text: str) -> tuple[str, ...]:
