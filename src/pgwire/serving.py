@@ -185,7 +185,7 @@ class Serving:
         elif kind == b"P":
             # A held statement may be prepared: nothing runs before it is executed, and then it is asked for.
             runs = verdict.effect is Effect.ALLOW and verdict.cacheable
-            link.admit(text, runs, verdict.masks, runs, False)
+            link.admit(text, runs, verdict.masks, runs, False, verdict.any_literals)
         elif verdict.effect is Effect.ALLOW:
             self._admit(link, statement, verdict)
         else:
@@ -195,7 +195,7 @@ class Serving:
         if verdict.settles:
             self._settling = (statement, verdict)
         cacheable = verdict.effect is Effect.ALLOW and verdict.cacheable
-        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles)
+        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles, verdict.any_literals)
 
     def _deny(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if not self._note_denied(statement, verdict):
