@@ -100,6 +100,7 @@ class Session:
         self._opened: _Opened | None = None
         self._serving: Serving | None = None
         self._ending: tuple[str, str] | None = None
+        self._canceller: asyncio.Future[None] | None = None
         self._startup = ClientStartup(tls_available=parts.tls is not None, plaintext_allowed=_plaintext(parts, peer))
 
     async def run(self) -> None:
@@ -308,11 +309,11 @@ class Session:
     async def _farewell(self, opened: _Opened, reason: str) -> None:
         serving = self._serving
         parts = self._parts
-        statements = 0
+        statements = asked = 0
         self._keys.withdraw(opened.ready.pid, self)
         if serving is not None and serving.link is not None:
             busy = serving.link.outstanding
-            statements = serving.link.statements
+            statements, asked = serving.link.statements, serving.link.asked
             await serving.stop()
             serving.link.end(serving.last_words)
             if busy and not opened.server.leg.closed:
@@ -325,7 +326,8 @@ class Session:
                 await self._client.flush()
         self._client.close()
         try:
-            parts.audit.record("session.closed", {"id": opened.info.id, "reason": reason, "statements": statements}, opened.info.number)
+            outcome = {"id": opened.info.id, "reason": reason, "statements": statements, "asked": asked}
+            parts.audit.record("session.closed", outcome, opened.info.number)
         except Refused as refused:
             _log.error("the end of session %s could not be audited: %s", opened.info.id, refused)
         await parts.sessions.closed(opened.info, reason, statements)
@@ -346,16 +348,31 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs on the server or waits for an approval."""
-        if self._serving is not None and self._opened is not None and not self._serving.cancel_hold():
-            self._canceller = asyncio.ensure_future(self._cancel_on_server(self._opened))
+        if self._serving is None or self._opened is None or self._serving.cancel_hold():
+            return
+        link = self._serving.link
+        if link is not None and link.outstanding and self._canceller is None:
+            self._canceller = asyncio.ensure_future(self._cancel_running(self._opened, link))
 
-    async def _cancel_on_server(self, opened: _Opened) -> None:
+    async def _cancel_running(self, opened: _Opened, link: Link) -> None:
+        # What the client sends meanwhile waits, so that the server's signal meets no later statement.
+        running = link.running
+        link.freeze()
+        try:
+            await self._cancel_on_server(opened, lambda: link.running == running)
+        finally:
+            self._canceller = None
+            link.thaw()
+
+    async def _cancel_on_server(self, opened: _Opened, still: Callable[[], bool] = lambda: True) -> None:
         try:
             leg = await connect(self._reactor, opened.lease, timeout=5.0)
         except Refused as refused:
             _log.warning("cancel request not sent: %s", refused.private or refused)
             return
         try:
+            if not still():
+                return
             await leg.send(cancel_request(opened.ready.pid, opened.ready.key))
             async with asyncio.timeout(5.0):
                 await leg.receive()

@@ -54,6 +54,7 @@ cdef struct LinkState:
     uint8_t* told
     size_t told_len
     uint64_t statements_run
+    uint64_t asked           # how often Python was called for this session
     size_t record_limit
     size_t record_left
     bint record_cut

@@ -445,12 +445,15 @@ cdef class Reactor:
                 up = leg.up
                 leg.up = 0
                 leg.queued = False
-                link = <object>(<LinkState*>leg.link).owner if leg.link != NULL else None
+                link = None
+                if leg.link != NULL:
+                    (<LinkState*>leg.link).asked += 1
+                    r.upcalls += 1
+                    link = <object>(<LinkState*>leg.link).owner
                 from_client = leg.side == 0
                 leave(r)
                 if link is None:
                     continue
-                r.upcalls += 1
                 try:
                     link.handler(up, from_client)
                 except Exception:

@@ -429,9 +429,24 @@ cdef class Link:
         return self.st.statements_run
 
     @property
+    def asked(self):
+        """How often Python was asked for this session."""
+        return self.st.asked
+
+    @property
     def outstanding(self):
         """How many replies are awaited."""
         return self.st.queue.count
+
+    @property
+    def running(self):
+        """The receipt of the statement whose replies come now; 0: none."""
+        cdef uint64_t receipt = 0
+        enter(self.st.reactor)
+        if self.st.queue.count:
+            receipt = queue_at(&self.st.queue, 0).begin
+        leave(self.st.reactor)
+        return receipt
 
     @property
     def audit_failed(self):
