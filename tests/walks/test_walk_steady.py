@@ -53,7 +53,7 @@ def test_the_steady_state_asks_python_nothing(agent: Agent, mode: str) -> None:
 def test_statements_of_one_form_are_audited_by_their_own_text_and_masked(agent: Agent) -> None:
     with agent.connect(application_name="steady-texts") as connection:
         seen = [connection.pgconn.exec_(b"SELECT id, email FROM customers WHERE id = %d" % i).get_value(0, 1) for i in range(1, 21)]
-        shown = [row for i in range(21, 31) for row in connection.execute("SELECT email FROM customers WHERE id = %d" % i, prepare=True)]
+        shown = [row for i in range(21, 31) for row in connection.execute(f"SELECT email FROM customers WHERE id = {i}", prepare=True)]
     _, statements = _session(agent, "steady-texts")
     texts = [e.fields["text"] for e in statements]
     assert [f"SELECT id, email FROM customers WHERE id = {i}" in texts for i in range(1, 21)] == [True] * 20

@@ -39,6 +39,7 @@ cdef struct ReactorState:
     size_t shared_cap
     uint8_t* scratch     # masked rows on their way out
     size_t scratch_cap
+    size_t scratch_used
     uint64_t now_us
     void** queue
     size_t queue_len

@@ -286,7 +286,13 @@ cdef int spill(LegState* leg) noexcept nogil:
 
 cdef int emit(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
     # send these bytes at the next push; they must stay where they are until then
+    cdef ReactorState* r = leg.reactor
     if leg.span_len and leg.span + leg.span_len == p:
+        leg.span_len += n
+        return 0
+    if leg.span_len and leg.span + leg.span_len == r.scratch + r.scratch_used and n <= r.scratch_cap - r.scratch_used:
+        memcpy(r.scratch + r.scratch_used, p, n)       # what comes behind masked rows joins them
+        r.scratch_used += n
         leg.span_len += n
         return 0
     if spill(leg) < 0:

@@ -11,7 +11,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, server_frame
-from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, leg_push, leg_up, out_room, spill
+from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, leg_push, leg_up, out_room, spill
 from pgwire.hot.link cimport WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
 from pgwire.hot.pipeline cimport (
@@ -330,30 +330,53 @@ cdef PlanState* _plan(LinkState* k, bint* ok) noexcept nogil:
     return plan.state
 
 
+cdef uint8_t* _room(LinkState* k, size_t bound, size_t* room) noexcept nogil:
+    # Where masked rows are written: the reactor's scratch, from which they are sent as they lie; a row too long for that
+    # goes into the leg's own buffer. NULL: no memory.
+    cdef ReactorState* r = k.reactor
+    cdef LegState* c = k.client
+    if bound <= r.scratch_cap:
+        if r.scratch_cap - r.scratch_used < bound + c.span_len:
+            leg_push(c)
+            r.scratch_used = 0
+        if c.span_len and c.span + c.span_len != r.scratch + r.scratch_used:
+            memcpy(r.scratch + r.scratch_used, c.span, c.span_len)
+            c.span = r.scratch + r.scratch_used
+            r.scratch_used += c.span_len
+        room[0] = r.scratch_cap - r.scratch_used
+        return r.scratch + r.scratch_used
+    if spill(c) < 0 or out_room(c, bound) < 0:
+        return NULL
+    room[0] = c.out_cap - c.out_off - c.out_len
+    return c.out + c.out_off + c.out_len
+
+
 cdef size_t _masked_rows(LinkState* k, PlanState* plan, const uint8_t* p, size_t n, size_t first) noexcept nogil:
     # Masks the whole rows at the start of p[0:n], of which the first has `first` bytes; answers the bytes used.
     cdef Entry* e = queue_at(&k.queue, 0)
-    cdef size_t used = 0, consumed, produced, room
+    cdef size_t used = 0, consumed, produced, room = 0
     cdef uint64_t rows
     cdef int r = MASK_FULL
     cdef uint8_t* to
     tape_flush(k)
-    if spill(k.client) < 0:
-        link_break(k, b"53200", b"out of memory")
-        return 0
     while r == MASK_FULL:
-        room = mask_bound(plan, first)
-        if room < n - used:
-            room = n - used
-        if out_room(k.client, room) < 0:
+        to = _room(k, mask_bound(plan, first), &room)
+        if to == NULL:
             link_break(k, b"53200", b"out of memory")
             return used
-        to = k.client.out + k.client.out_off + k.client.out_len
         consumed = produced = 0
         rows = 0
-        r = mask_run(plan, p + used, n - used, &consumed, to, k.client.out_cap - k.client.out_off - k.client.out_len, &produced, &rows)
+        r = mask_run(plan, p + used, n - used, &consumed, to, room, &produced, &rows)
         record(k, c'<', to, produced)
-        k.client.out_len += produced
+        if to == k.reactor.scratch + k.reactor.scratch_used:
+            k.reactor.scratch_used += produced
+            if k.client.span_len:
+                k.client.span_len += produced
+            else:
+                k.client.span = to
+                k.client.span_len = produced
+        else:
+            k.client.out_len += produced
         e.rows += rows
         e.bytes += consumed
         used += consumed
@@ -375,6 +398,7 @@ cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept no
     cdef bint ok
     cdef PlanState* plan
     cdef Entry* e
+    k.reactor.scratch_used = 0
     while off < n and k.pause == 0 and not k.ended:
         if k.server.stream_left:
             take = n - off if n - off < k.server.stream_left else k.server.stream_left
