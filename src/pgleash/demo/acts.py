@@ -65,10 +65,10 @@ class Theatre:
         with connect(f"localhost:{self.stage.api_port}", self.stage.token(who), self.stage.certificates.ca) as api:
             yield api
 
-    def connect(self, who: str = "agent") -> psycopg.Connection[Any]:
+    def connect(self, who: str = "agent", **more: str) -> psycopg.Connection[Any]:
         """An ordinary psycopg connection with a fresh token as the password."""
         subject = {"agent": "agent-7", "analyst": "analyst-1"}[who]
-        return psycopg.connect(self.stage.dsn(subject, self.stage.token(who)), autocommit=True)
+        return psycopg.connect(self.stage.dsn(subject, self.stage.token(who), **more), autocommit=True)
 
     def pgleash(self, *arguments: str, who: str = "auditor") -> subprocess.CompletedProcess[str]:
         """Run the command line as one of the story's people."""
@@ -128,7 +128,7 @@ def act_mask(theatre: Theatre) -> None:
     """3. Reading works; sensitive columns arrive masked on every way."""
     real = theatre.server_value("SELECT email FROM customers WHERE id = 7")
     query = "SELECT * FROM customers WHERE id = 7"
-    with theatre.connect() as connection:
+    with theatre.connect(application_name="act 3") as connection:
         theatre.agent(query)
         row = connection.execute(query).fetchone()
         theatre.saw(str(row))
@@ -304,8 +304,7 @@ def act_replay(theatre: Theatre) -> None:
     with theatre.api("auditor") as api:
         sessions = list(api.sessions.List(sessions_pb2.SessionServiceListRequest(subject="agent-7")).sessions)
     theatre.check(listed.returncode == 0 and len(sessions) >= 4, "the agent's sessions are there")
-    # The third from the end is the one of act 3: acts 2 (twice), 3, 4 and 5 have one each.
-    masked = next((one for one in reversed(sessions) if one.statements >= 6), sessions[-1])
+    masked = next((one for one in sessions if one.application_name == "act 3"), sessions[-1])
     played = theatre.pgleash("sessions", "replay", masked.id, "--speed", "20")
     theatre.say(f"auditor: pgleash sessions replay {masked.id} --speed 20")
     lines = played.stdout.strip().splitlines()
