@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pglast import parser
 
+from kit.literals import INT4, INT8, NUMERIC, STRING, with_other_literals
 from pgwire.hot.canonical import canonical
 
-INT4, INT8, NUMERIC, STRING = "\1", "\2", "\3", "\4"
 # What the scanner refuses though every literal is plain: such a text keeps its form, and its exact text is denied anyway.
 NOT_ABOUT_LITERALS = ("zero-length delimited identifier", "parameter number too large", "operator too long")
 
@@ -218,30 +218,13 @@ def test_mutated_statements_are_read_like_the_scanner_reads_them(sql: str) -> No
     check(sql)
 
 
-INT4_TEXTS = st.integers(0, 2**31 - 1).map(str) | st.sampled_from(["0", "00", "007", "2147483647"])
-INT8_TEXTS = st.integers(2**31 + 1, 2**63 - 1).map(str)
-NUMERIC_TEXTS = (
-    st.from_regex(r"[0-9]{1,5}\.[0-9]{0,5}([eE][-+]?[0-9]{1,2})?", fullmatch=True, alphabet="0123456789.eE+-")
-    | st.from_regex(r"\.[0-9]{1,5}", fullmatch=True, alphabet="0123456789.")
-    | st.integers(2**63 + 1, 10**30).map(str)
-)
-CONTENT = st.text(st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("'\"\\$-/*\n"), max_size=12)
-STRING_TEXTS = (
-    CONTENT.map(lambda text: "'" + text.replace("'", "''") + "'")
-    | CONTENT.map(lambda text: " E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'")
-    | CONTENT.filter(lambda text: "$q$" not in text + "$q$"[:-1]).map(lambda text: f" $q${text}$q$")
-)
-BY_MARK = {INT4: INT4_TEXTS, INT8: INT8_TEXTS, NUMERIC: NUMERIC_TEXTS, STRING: STRING_TEXTS}
-
-
 @st.composite
 def substituted(draw: st.DrawFn) -> tuple[str, str]:
     """A statement, and the same with other literals of the same classes."""
     sql = draw(st.sampled_from(STATEMENTS) | mutated())
-    form = canonical(sql.encode())
-    assume(form is not None)
-    assert form is not None
-    other = "".join(draw(BY_MARK[each]).strip() if each in BY_MARK else each for each in form.decode())
+    other = draw(with_other_literals(sql))
+    assume(other is not None)
+    assert other is not None
     return sql, other
 
 

@@ -156,7 +156,7 @@ class _Free:
         self.targets(node.get("returningClause", {}).get("exprs"))
 
     def select(self, node: Node) -> None:
-        """A SELECT without what orders, groups or makes rows distinct."""
+        """A SELECT; of what orders or groups only calls, since a number there is a column."""
         if "intoClause" in node:
             return
         for side in ("larg", "rarg"):
@@ -169,6 +169,8 @@ class _Free:
             self.source(item)
         self.inside(node.get("whereClause"))
         self.inside(node.get("havingClause"))
+        keys = [*node.get("groupClause", ()), *(item.get("SortBy", {}).get("node", {}) for item in node.get("sortClause", ()))]
+        self.each(key for key in keys if "FuncCall" in key)
         self.value(node.get("limitCount"))
         self.value(node.get("limitOffset"))
 
