@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from pgwire.hot.mask_action cimport _KEEP_FIRST, Mask, mask_hash
+from pgwire.hot.mask_wide cimport mask_keep_wide, mask_letters
 
 
 cdef inline bint _ascii(const uint8_t* p, size_t n) noexcept nogil:
@@ -79,9 +80,8 @@ cdef inline ssize_t _keep_ascii(Mask* m, const uint8_t* p, size_t n, uint8_t* ou
     return n
 
 
-cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
+cdef inline ssize_t _keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     cdef size_t i = 0, j = 0, k, chars = 0, at = 0, keep = m.argument
-    cdef size_t end
     if _ascii(p, n):
         return _keep_ascii(m, p, n, out)
     while i < n:
@@ -104,6 +104,12 @@ cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out)
         at += 1
         i += k
     return j
+
+
+cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide) noexcept nogil:
+    if wide and 1 <= n <= 64 and mask_keep_wide(p, n, out, m.argument, m.op == _KEEP_FIRST):
+        return n
+    return _keep(m, p, n, out)
 
 
 cdef inline size_t _cut(Mask* m, const uint8_t* p, size_t n) noexcept nogil:
@@ -176,18 +182,9 @@ cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out
 cdef inline ssize_t mask_token(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     # p_ and 80 bits in base 32
     cdef uint64_t h[2]
-    cdef uint64_t w
-    cdef const char* letters = b"abcdefghijklmnopqrstuvwxyz234567"
-    cdef int i
     mask_hash(m, p, n, h)
     out[0] = c'p'
     out[1] = c'_'
-    w = h[0]
-    for i in range(8):
-        out[2 + i] = letters[w & 31]
-        w >>= 5
-    w = h[1]
-    for i in range(8):
-        out[10 + i] = letters[w & 31]
-        w >>= 5
+    mask_letters(out + 2, h[0])
+    mask_letters(out + 10, h[1])
     return m.limit if m.limit and m.limit < 18 else 18
