@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from pgwire.hot.mask_action cimport _KEEP_FIRST, Mask, mask_hash
-from pgwire.hot.mask_wide cimport mask_keep_wide, mask_letters
+from pgwire.hot.mask_wide cimport mask_email_wide, mask_keep_wide, mask_letters
 
 
 cdef inline bint _ascii(const uint8_t* p, size_t n) noexcept nogil:
@@ -123,7 +123,16 @@ cdef inline size_t _cut(Mask* m, const uint8_t* p, size_t n) noexcept nogil:
     return i
 
 
-cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
+cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide) noexcept nogil:
+    cdef int made
+    if wide and 1 <= n <= 64:
+        made = mask_email_wide(p, n, out)
+        if made >= 0:
+            return _cut(m, out, made) if made else _stars(m, out)
+    return _email(m, p, n, out)
+
+
+cdef inline ssize_t _email(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     # a***@e***.com; a part of one character shows none of it; a last label that isn't 2 to 6 letters shows none either
     cdef const uint8_t* at = <const uint8_t*>memchr(p, c'@', n)
     cdef const uint8_t* domain

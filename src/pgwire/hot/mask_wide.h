@@ -71,44 +71,100 @@ MASK_INLINE void mask_letters(uint8_t *to, uint64_t x) {
 /* The bits below n, n <= 64. */
 MASK_INLINE uint64_t mask_below(size_t n) { return n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0; }
 
-/* keep_first and keep_last of 1 <= n <= 64 bytes: answers 0 and has written nothing when they are not ASCII. Wide.
- * In a formatted number, digits and separators only, the separators stay and don't count. */
-MASK_INLINE int mask_keep_wide(const uint8_t *p, size_t n, uint8_t *out, uint32_t keep, int first) {
-    static const mask_v16 places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const size_t parts = n <= 32 ? 2 : 4;
+MASK_INLINE mask_v16 mask_digits(mask_v16 v) { return (mask_v16)(v - '0' < mask_every(10)); }
+
+/* Digits and the separators of a formatted number: - . / lie before the digits, ( and ) differ in one bit. */
+MASK_INLINE mask_v16 mask_number(mask_v16 v) {
+    return (mask_v16)(v - '-' < mask_every('9' - '-' + 1)) | (mask_v16)((v & mask_every(0xFE)) == mask_every('('))
+           | (mask_v16)(v == mask_every(' ')) | (mask_v16)(v == mask_every('+'));
+}
+
+/* Stars at the places from .. to - 1; only digits become stars where every is 0. */
+MASK_INLINE void mask_stars(uint8_t *out, const mask_v16 *v, int parts, size_t from, size_t to, int every) {
+    const mask_v16 places = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int i = 0; i < parts; i++) {
+        mask_v16 star = (mask_v16)(places + (uint8_t)(16 * i - from) < mask_every((uint8_t)(to - from)));
+        if (!every) star &= mask_digits(v[i]);
+        mask_store(out + 16 * i, (v[i] & ~star) | (star & mask_every('*')));
+    }
+}
+
+MASK_INLINE int mask_keep_parts(const uint8_t *p, size_t n, uint8_t *out, size_t keep, int first, int parts) {
     const uint64_t all = mask_below(n);
     uint64_t digits = 0, number = 0, high = 0, left;
-    mask_v16 v[4], is_digit[4], every;
+    mask_v16 v[4];
     size_t i, from = 0, to = n;
-    for (i = 0; i < parts; i++) {
-        v[i] = mask_load(p + 16 * i);
-        is_digit[i] = (mask_v16)(v[i] - '0' < mask_every(10));
-        /* '-', '.', '/' lie before the digits, '(' and ')' differ in one bit */
-        mask_v16 of_number = (mask_v16)(v[i] - '-' < mask_every('9' - '-' + 1)) | (mask_v16)((v[i] & mask_every(0xFE)) == mask_every('('))
-                             | (mask_v16)(v[i] == mask_every(' ')) | (mask_v16)(v[i] == mask_every('+'));
-        high |= mask_bits(v[i]) << 16 * i;
-        digits |= mask_bits(is_digit[i]) << 16 * i;
-        number |= mask_bits(of_number) << 16 * i;
+    for (int part = 0; part < parts; part++) {
+        v[part] = mask_load(p + 16 * part);
+        high |= mask_bits(v[part]) << 16 * part;
+        digits |= mask_bits(mask_digits(v[part])) << 16 * part;
     }
     if (high & all) return 0;
     digits &= all;
-    every = mask_every(0xFF);
-    if ((number & all) == all && digits != 0 && digits != all) {
-        every = mask_every(0);
-        left = digits; /* what is hidden, if anything is shown at all */
-        for (i = 0; i < keep && left; i++) left &= first ? left - 1 : ~((uint64_t)1 << 63 >> __builtin_clzll(left));
-        if (left && first) from = (size_t)__builtin_ctzll(left);
-        if (left && !first) to = 64 - (size_t)__builtin_clzll(left);
-    } else if (keep < n) {
-        if (first) from = keep;
-        else to = n - keep;
+    if (digits != 0 && digits != all) {
+        for (int part = 0; part < parts; part++) number |= mask_bits(mask_number(v[part])) << 16 * part;
+        if ((number & all) == all) {
+            left = digits; /* what is hidden, if anything is shown at all */
+            for (i = 0; i < keep && left; i++) left &= first ? left - 1 : ~((uint64_t)1 << 63 >> __builtin_clzll(left));
+            if (left && first) from = (size_t)__builtin_ctzll(left);
+            if (left && !first) to = 64 - (size_t)__builtin_clzll(left);
+            mask_stars(out, v, parts, from, to, 0);
+            return 1;
+        }
     }
-    for (i = 0; i < parts; i++) {
-        mask_v16 at = places + (uint8_t)(16 * i);
-        mask_v16 star = (mask_v16)(at - (uint8_t)from < mask_every((uint8_t)(to - from))) & (is_digit[i] | every);
-        mask_store(out + 16 * i, (v[i] & ~star) | (star & mask_every('*')));
-    }
+    if (keep < n && first) from = keep;
+    if (keep < n && !first) to = n - keep;
+    mask_stars(out, v, parts, from, to, 1);
     return 1;
+}
+
+/* keep_first and keep_last of 1 <= n <= 64 bytes: answers 0 and has written nothing when they are not ASCII. Wide.
+ * In a formatted number, digits and separators only, the separators stay and don't count. */
+MASK_INLINE int mask_keep_wide(const uint8_t *p, size_t n, uint8_t *out, size_t keep, int first) {
+    if (n <= 16) return mask_keep_parts(p, n, out, keep, first, 1);
+    if (n <= 32) return mask_keep_parts(p, n, out, keep, first, 2);
+    return mask_keep_parts(p, n, out, keep, first, 4);
+}
+
+MASK_INLINE int mask_email_parts(const uint8_t *p, size_t n, uint8_t *out, int parts) {
+    const uint64_t all = mask_below(n);
+    uint64_t ats = 0, dots = 0, letters = 0, bad = 0, high = 0, label;
+    size_t local, head, last, j;
+    for (int part = 0; part < parts; part++) {
+        mask_v16 v = mask_load(p + 16 * part);
+        high |= mask_bits(v) << 16 * part;
+        ats |= mask_bits((mask_v16)(v == mask_every('@'))) << 16 * part;
+        dots |= mask_bits((mask_v16)(v == mask_every('.'))) << 16 * part;
+        letters |= mask_bits((mask_v16)((v | mask_every(0x20)) - 'a' < mask_every(26))) << 16 * part;
+        bad |= mask_bits((mask_v16)(v < mask_every(0x21)) | (mask_v16)(v == mask_every(0x7F))) << 16 * part;
+    }
+    if (high & all) return -1;
+    ats &= all;
+    if ((bad & all) != 0 || ats == 0 || (ats & (ats - 1)) != 0) return 0;
+    local = (size_t)__builtin_ctzll(ats);
+    dots &= all & ~mask_below(local + 1);
+    head = (dots ? (size_t)__builtin_ctzll(dots) : n) - local - 1;
+    if (local == 0 || head == 0 || dots >> (n - 1)) return 0;
+    out[0] = p[0];
+    j = local > 1;
+    memcpy(out + j, "***@", 4);
+    out[j + 4] = p[local + 1];
+    j += 4 + (head > 1);
+    memcpy(out + j, "***.***", 7);
+    if (dots == 0) return (int)j + 3;
+    last = 64 - (size_t)__builtin_clzll(dots);
+    label = all & ~mask_below(last);
+    if (n - last < 2 || n - last > 6 || (letters & label) != label) return (int)j + 7;
+    memcpy(out + j + 4, p + last, 8);
+    return (int)(j + 4 + n - last);
+}
+
+/* The form of an address, 1 <= n <= 64 bytes: its length, 0 for what is no address, -1 when it is not ASCII; nothing
+ * then counts as written. Wide. */
+MASK_INLINE int mask_email_wide(const uint8_t *p, size_t n, uint8_t *out) {
+    if (n <= 16) return mask_email_parts(p, n, out, 1);
+    if (n <= 32) return mask_email_parts(p, n, out, 2);
+    return mask_email_parts(p, n, out, 4);
 }
 
 #endif
