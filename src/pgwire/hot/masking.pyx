@@ -333,7 +333,7 @@ def siphash128(bytes key, bytes data):
 
 
 def _bench(MaskPlan plan, bytes data, int loops):
-    """Seconds to mask ``data``, a run of whole rows, ``loops`` times."""
+    """Seconds of CPU to mask ``data``, a run of whole rows, ``loops`` times."""
     import time
     cdef const uint8_t* p = <const uint8_t*><const char*>data
     cdef size_t n = len(data), used, made, cap = n * 4 + (1 << 20)
