@@ -11,6 +11,8 @@ cdef enum:
 
 cdef struct Mask:
     int op
+    uint32_t column
+    uint32_t skip             # columns without a mask between the masked one before and this one
     uint32_t argument         # characters kept, or bytes of the integer or float, or digits before the point (numeric)
     uint32_t limit            # characters that the value may have (0: any); numeric: digits after the point
     bint padded               # bpchar: trailing blanks are no part of the value

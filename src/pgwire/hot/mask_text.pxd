@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from pgwire.hot.mask_action cimport _KEEP_FIRST, Mask, mask_hash
+from pgwire.hot.mask_wide cimport mask_email_wide, mask_keep_wide, mask_letters
 
 
 cdef inline bint _ascii(const uint8_t* p, size_t n) noexcept nogil:
@@ -79,9 +80,8 @@ cdef inline ssize_t _keep_ascii(Mask* m, const uint8_t* p, size_t n, uint8_t* ou
     return n
 
 
-cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
+cdef inline ssize_t _keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     cdef size_t i = 0, j = 0, k, chars = 0, at = 0, keep = m.argument
-    cdef size_t end
     if _ascii(p, n):
         return _keep_ascii(m, p, n, out)
     while i < n:
@@ -106,6 +106,12 @@ cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out)
     return j
 
 
+cdef inline ssize_t mask_keep(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide) noexcept nogil:
+    if wide and 1 <= n <= 64 and mask_keep_wide(p, n, out, m.argument, m.op == _KEEP_FIRST):
+        return n
+    return _keep(m, p, n, out)
+
+
 cdef inline size_t _cut(Mask* m, const uint8_t* p, size_t n) noexcept nogil:
     # bytes of the first `limit` characters of a text that is valid UTF-8
     cdef size_t i = 0, chars = 0
@@ -117,7 +123,16 @@ cdef inline size_t _cut(Mask* m, const uint8_t* p, size_t n) noexcept nogil:
     return i
 
 
-cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
+cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide) noexcept nogil:
+    cdef int made
+    if wide and 1 <= n <= 64:
+        made = mask_email_wide(p, n, out)
+        if made >= 0:
+            return _cut(m, out, made) if made else _stars(m, out)
+    return _email(m, p, n, out)
+
+
+cdef inline ssize_t _email(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     # a***@e***.com; a part of one character shows none of it; a last label that isn't 2 to 6 letters shows none either
     cdef const uint8_t* at = <const uint8_t*>memchr(p, c'@', n)
     cdef const uint8_t* domain
@@ -176,18 +191,9 @@ cdef inline ssize_t mask_email(Mask* m, const uint8_t* p, size_t n, uint8_t* out
 cdef inline ssize_t mask_token(Mask* m, const uint8_t* p, size_t n, uint8_t* out) noexcept nogil:
     # p_ and 80 bits in base 32
     cdef uint64_t h[2]
-    cdef uint64_t w
-    cdef const char* letters = b"abcdefghijklmnopqrstuvwxyz234567"
-    cdef int i
     mask_hash(m, p, n, h)
     out[0] = c'p'
     out[1] = c'_'
-    w = h[0]
-    for i in range(8):
-        out[2 + i] = letters[w & 31]
-        w >>= 5
-    w = h[1]
-    for i in range(8):
-        out[10 + i] = letters[w & 31]
-        w >>= 5
+    mask_letters(out + 2, h[0])
+    mask_letters(out + 10, h[1])
     return m.limit if m.limit and m.limit < 18 else 18

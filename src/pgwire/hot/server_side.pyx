@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
-from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, server_frame
+from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, row_run, server_frame
 from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, leg_push, leg_up, out_room, spill
 from pgwire.hot.link cimport WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
@@ -393,6 +393,7 @@ cdef size_t _masked_rows(LinkState* k, PlanState* plan, const uint8_t* p, size_t
 cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
     # Uses whole messages from p[0:n] (long rows also in parts); answers the bytes used. All is pushed on return.
     cdef size_t off = 0, take, used
+    cdef uint64_t rows
     cdef Message m
     cdef int r
     cdef bint ok
@@ -430,13 +431,16 @@ cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept no
             if r == FRAME_PART and m.total < STREAMED:
                 break
             e = queue_at(&k.queue, 0)
-            e.rows += 1
-            e.bytes += m.total
             if r == FRAME_PART:
+                e.rows += 1
+                e.bytes += m.total
                 k.server.stream_left = m.total
                 continue
-            to_client(k, p + off, m.total)
-            off += m.total
+            take = row_run(p + off, n - off, &rows)
+            e.rows += rows
+            e.bytes += take
+            to_client(k, p + off, take)
+            off += take
             continue
         if r == FRAME_PART:
             if m.kind == c'd' and m.total >= STREAMED:

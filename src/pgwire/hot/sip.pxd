@@ -1,6 +1,6 @@
 # SipHash-2-4 with 128 bits of output (Aumasson and Bernstein). Header only: everything here is inlined.
 # Never add: another hash, or what is hashed.
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef struct Sip:
@@ -53,6 +53,22 @@ cdef inline void sip_byte(Sip* s, uint8_t b) noexcept nogil:
         s.tail = 0
 
 
+cdef inline uint64_t _last(const uint8_t* p, size_t n, size_t before) noexcept nogil:
+    # The last n < 8 bytes as a word; `before` bytes in front of them may be read
+    cdef uint64_t w
+    cdef uint32_t low, high
+    if n == 0:
+        return 0
+    if before >= 8:
+        memcpy(&w, p + n - 8, 8)
+        return w >> (8 * (8 - n))
+    if n >= 4:
+        memcpy(&low, p, 4)
+        memcpy(&high, p + n - 4, 4)
+        return low | <uint64_t>high << (8 * (n - 4))
+    return p[0] | <uint64_t>p[n >> 1] << (8 * (n >> 1)) | <uint64_t>p[n - 1] << (8 * (n - 1))
+
+
 cdef inline void sip_bytes(Sip* s, const uint8_t* p, size_t n) noexcept nogil:
     # only at an 8-byte boundary: the first and only call on a started state
     cdef uint64_t w
@@ -62,9 +78,7 @@ cdef inline void sip_bytes(Sip* s, const uint8_t* p, size_t n) noexcept nogil:
         _word(s, w)
         p += 8
         n -= 8
-    w = 0
-    memcpy(&w, p, n)
-    s.tail = w
+    s.tail = _last(p, n, s.length - n)
 
 
 cdef inline void sip_end(Sip* s, uint64_t* out) noexcept nogil:
