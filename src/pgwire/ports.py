@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pgwire.hot.budget import Budget as Budget
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -115,6 +117,7 @@ class Statement:
     ``text`` is the exact SQL (bytes as received, without the terminating NUL). ``protocol`` is ``simple``,
     ``parse`` (prepare only), ``execute`` or ``function``. ``parameters`` are the raw Bind values (None for NULL) and
     ``parameter_formats`` their format codes, one each. ``status`` is the transaction status last told: I, T or E.
+    ``counted``: it has been judged before (and was held), so it is not taken from a budget again.
     """
 
     text: bytes
@@ -124,6 +127,7 @@ class Statement:
     parameters: tuple[bytes | None, ...] = ()
     parameter_formats: tuple[int, ...] = ()
     status: str = "I"
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,11 @@ class SessionPolicy(Protocol):
     @property
     def scrubs(self) -> bool:
         """Whether error and notice fields that may quote values must be removed for this session."""
+        ...
+
+    @property
+    def budget(self) -> Budget | None:
+        """What statements that run on a known verdict are taken from; None: they are not counted."""
         ...
 
     async def judge(self, statement: Statement) -> Verdict:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from pgwire.diagnostics import scrub
@@ -107,7 +108,7 @@ class Serving:
     def follow_policy(self) -> None:
         """Use the policy as it is now for what comes next."""
         if self.link is not None:
-            self.link.set_policy(self._policy.key, self._policy.scrubs)
+            self.link.set_policy(self._policy.key, self._policy.scrubs, self._policy.budget)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class Serving:
         self.follow_policy()
         if decision.state == "APPROVED":
             # What was allowed to wait may be forbidden by now.
-            verdict = await self._policy.judge(statement)
+            verdict = await self._policy.judge(replace(statement, counted=True))
             if verdict.effect is Effect.DENY:
                 self._deny(link, statement, verdict)
             else:

@@ -88,7 +88,7 @@ SHARED = [
     "SELECT date_trunc('month', placed), sum(total) FROM orders WHERE status <> 'void' GROUP BY date_trunc('month', placed)",
     "SELECT extract(year FROM placed), count(*) FILTER (WHERE total > 5) FROM orders GROUP BY extract(year FROM placed)",
     "SELECT o.id FROM orders o JOIN customers c ON c.id = o.customer_id AND c.region = 'n' WHERE (o.total, o.id) > (10.5, 3) ORDER BY o.id",
-    "SELECT id FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE region = 'n') AND EXISTS (SELECT 1 FROM people WHERE id = 2)",
+    "SELECT id FROM orders WHERE customer_id IN (SELECT id FROM customers WHERE region = 'n') AND EXISTS (SELECT 1 FROM people WHERE id=2)",
     "WITH x AS (SELECT id, email FROM customers WHERE id > 3) SELECT email FROM x WHERE id < 9",
     "SELECT mail FROM people WHERE id = 3 UNION ALL SELECT 'none'",
     "SELECT count(*) FROM orders HAVING count(*) > 3",
@@ -267,13 +267,13 @@ def test_a_literal_that_decides(engine: PolicyEngine, sql: str, other: str) -> N
     assert not judged(engine, sql)[0].any_literals and not judged(engine, other)[0].any_literals
 
 
-def test_a_limit_per_minute_counts_each_text(tmp_path: Path) -> None:
+def test_a_limit_per_minute_keeps_no_form_from_being_shared(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(POLICY + "limits:\n  - {who: {subjects: [agent]}, statements_per_minute: 600}\n")
     limited = PolicyEngine(file, {"shop": Fixed()})
     for protocol in ("simple", "parse", "execute"):
         verdict, _ = judged(limited, "SELECT id FROM orders WHERE id = 5", protocol)
-        assert verdict.effect is Effect.ALLOW and not verdict.cacheable and not verdict.any_literals
+        assert verdict.effect is Effect.ALLOW and verdict.cacheable and verdict.any_literals
 
 
 NAMES = st.sampled_from(["id", "o.id", "total", "status", "region", "email", "ssn", "name", "data", "c.name"])

@@ -157,6 +157,17 @@ def test_limits_hold_over_all_sessions_of_a_principal() -> None:
             assert 29 <= number <= 32
             time.sleep(2.2)
             assert one.execute("SELECT 1").fetchone() == (1,)
+            # Known verdicts are counted too, in every protocol and whatever the literals are.
+            time.sleep(6)
+            ran = 0
+            for number in range(20):
+                try:
+                    two.pgconn.exec_(b"SELECT %d" % number)
+                    one.execute("SELECT 1", prepare=True)
+                    ran += 2
+                except psycopg.Error as error:
+                    assert error.sqlstate == "53400"
+            assert ran <= 12
         with psycopg.connect(stage.dsn("calm", stage.token(subject="calm")), autocommit=True) as other:
             for _ in range(50):
                 other.execute("SELECT 1")

@@ -5,8 +5,7 @@ Never add here: verdicts, or counting of anything that the gateway can't know be
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from pgwire.ports import Budget
 
 __all__ = ["Budgets"]
 
@@ -14,21 +13,19 @@ _MOST = 4096  # principals remembered
 
 
 class Budgets:
-    """Token buckets: a minute's worth may be used at once, and they fill at the permitted rate."""
+    """One bucket per principal and database. The sessions take from it, most of the time without asking here."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, str], Budget] = {}
 
-    def take(self, subject: str, database: str, per_minute: float) -> float:
-        """Use one statement. 0.0 when it was there, else the seconds until the next one is."""
-        now = self._clock()
+    def of(self, subject: str, database: str, per_minute: float) -> Budget:
+        """The bucket of a principal, at this rate from now on."""
         key = (subject, database)
-        left, then = self._buckets.pop(key, (per_minute, now))
-        left = min(per_minute, left + (now - then) * per_minute / 60)
-        allowed = left >= 1
-        self._buckets[key] = (left - 1 if allowed else left, now)
+        bucket = self._buckets.pop(key, None) or Budget(per_minute)
+        self._buckets[key] = bucket
+        if bucket.per_minute != per_minute:
+            bucket.per_minute = per_minute
         if len(self._buckets) > _MOST:
-            # The one unused for longest is full again or as good as.
+            # The one asked for longest ago is full again or as good as.
             self._buckets.pop(next(iter(self._buckets)))
-        return 0.0 if allowed else (1 - left) * 60 / per_minute
+        return bucket

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from control.policy.decide import Ruling, Touch, decide
 from control.policy.facts import Facts, Name, Unreadable, read_facts
 from control.policy.literals import literals_are_free
 from control.policy.rules import Policy, PolicyError, matches, read_policy
-from pgwire.ports import Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
+from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
 
@@ -248,17 +249,22 @@ class SessionJudge:
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
         return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
 
-    def _within_budget(self, statement: Statement, verdict: Verdict) -> Verdict:
+    @property
+    def budget(self) -> Budget | None:
+        """See ``ports.SessionPolicy``."""
+        if self._policy is not self._engine.policy:
+            self._refresh_masking()
         rate = self._policy.limits_for(self._principal, self._scope.database)[1]
-        if rate is None or verdict.effect is Effect.DENY:
+        return None if rate is None else self._engine.budgets.of(self._principal.subject, self._scope.database, rate)
+
+    def _within_budget(self, statement: Statement, verdict: Verdict) -> Verdict:
+        budget = self.budget
+        if budget is None or verdict.effect is Effect.DENY or statement.protocol == "parse" or statement.counted:
             return verdict
-        if statement.protocol == "parse":
-            return replace(verdict, cacheable=False)
-        wait = self._engine.budgets.take(self._principal.subject, self._scope.database, rate)
+        wait = budget.take(time.monotonic())
         if wait == 0:
-            # Not cacheable: what is let through without asking would not be counted.
-            return replace(verdict, cacheable=False)
-        message = f"the limit of {rate:g} statements per minute is used up"
+            return verdict
+        message = f"the limit of {budget.per_minute:g} statements per minute is used up"
         hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
         return Verdict(
             Effect.DENY, ("limit: statements_per_minute",), "limit", verdict.policy_version, sqlstate="53400", message=message, hint=hint

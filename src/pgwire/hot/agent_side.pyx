@@ -12,6 +12,7 @@ from libc.stdlib cimport malloc
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
+from pgwire.hot.budget cimport budget_take
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
@@ -131,6 +132,8 @@ cdef bint _run(
     # Journal and queue one statement that is about to be sent, by its own text; False: it must not be.
     cdef uint64_t seq
     cdef Entry* e
+    if k.budget != NULL and k.admitted == NULL and not budget_take(k.budget, k.reactor.now_us):
+        return _wait(k, WAIT_ADMIT)
     if not _journal(k, kind, text, text_len, values, n, &seq):
         return _wait(k, WAIT_ADMIT)
     e = _push(k, kind)

@@ -1,5 +1,6 @@
 # Two legs and everything between them: what is outstanding, named, waited for, journaled and recorded.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from pgwire.hot.budget cimport BudgetState
 from pgwire.hot.leg cimport LegState, ReactorState
 from pgwire.hot.pipeline cimport Entry, Names, Plan, Portal, Queue, Stmt
 
@@ -21,6 +22,7 @@ cdef struct LinkState:
     uint64_t session
     uint64_t key
     bint scrub
+    BudgetState* budget      # NULL: statements are not counted
     bint recording
     bint ended
     bint quit                # the client said Terminate

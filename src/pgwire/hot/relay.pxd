@@ -1,4 +1,5 @@
 # One session's link.
+from pgwire.hot.budget cimport Budget
 from pgwire.hot.leg cimport Leg
 from pgwire.hot.link cimport LinkState
 from pgwire.hot.masking cimport MaskPlan
@@ -10,6 +11,7 @@ cdef class Link:
     cdef Leg client_leg
     cdef Leg server_leg
     cdef readonly object handler
+    cdef Budget budget
     cdef _after(self)
     cdef _unlink(self)
     cdef _request(self)

@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from pgwire.hot.agent_side cimport refuse_next
+from pgwire.hot.budget cimport Budget
 from pgwire.hot.framing cimport FRAME_WHOLE, Message, client_frame, name_length, server_frame
 from pgwire.hot.leg cimport (
     UP_ADMIT, UP_BROKEN, UP_DESCRIBE, UP_FILTER, UP_GONE, UP_SETTLED, Leg, LegState, ReactorState, enter, leave, leg_hold, leg_join, leg_part, leg_push,
@@ -104,11 +105,14 @@ cdef class Link:
             raise MemoryError
         self._after()
 
-    def set_policy(self, uint64_t key, bint scrub):
-        """``key`` names what verdicts depend on; ``scrub``: errors and notices are shown to Python first."""
+    def set_policy(self, uint64_t key, bint scrub, Budget budget=None):
+        """``key`` names what verdicts depend on; ``scrub``: errors and notices are shown to Python first; ``budget``: what
+        statements that need no asking are taken from."""
         enter(self.st.reactor)
         self.st.key = key
         self.st.scrub = scrub
+        self.budget = budget
+        self.st.budget = &budget.st if budget is not None else NULL
         leave(self.st.reactor)
 
     def request(self):
