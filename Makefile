@@ -37,7 +37,7 @@ arch: $(READY)
 
 # CPU per query beside PgBouncer and a direct connection; prints a table and writes loadtests/results.json.
 bench: $(READY)
-	$(BIN)/python loadtests/bench.py $(ARGS)
+	$(BIN)/python -m loadtests.bench $(ARGS)
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/pgwire $(ARGS)
