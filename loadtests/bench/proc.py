@@ -39,16 +39,7 @@ def anonymous(pid: int) -> int:
     return total
 
 
-def switches(pid: int) -> dict[str, int]:
-    """Voluntary context switches by thread name (threads of one name are summed)."""
-    found: dict[str, int] = {}
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            text = (task / "status").read_text()
-        except OSError:
-            continue
-        name = re.search(r"Name:\s+(.+)", text)
-        count = re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)
-        if name and count:
-            found[name[1]] = found.get(name[1], 0) + int(count[1])
-    return found
+def wakeups(pid: int) -> int:
+    """How often the process's main thread has gone to sleep of itself: in the gateway that is the thread of Python's event loop."""
+    match = re.search(r"\nvoluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/task/{pid}/status").read_text())
+    return int(match[1]) if match else 0

@@ -5,15 +5,18 @@ Never add here: another source of load.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import re
 import statistics
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from loadtests.bench import rounds
-from loadtests.bench.proc import cpu, switches
+from loadtests.bench.proc import cpu, wakeups
 from loadtests.bench.stand import ACCOUNTS, Stand, Target
 
 FIXED = "SELECT abalance FROM accounts WHERE aid = 7;\n"
@@ -41,22 +44,19 @@ def run(stand: Stand, target: Target, script: Path, mode: str, clients: int, sec
         start_new_session=True,
     )
     assert process.stderr is not None
-    seen: list[tuple[float, float, float]] = []
-    said, waits = "", {"first": {}, "last": {}}
+    seen: list[tuple[float, float, float, int]] = []
+    said = ""
     for line in process.stderr:
         match = _PROGRESS.match(line)
         if match is None:
             said += line
             continue
-        seen.append((float(match[1]), float(match[2]), cpu(target.pid) if target.pid else 0.0))
-        waits["last"] = switches(target.pid) if target.pid else {}
-        waits["first"] = waits["first"] or waits["last"]
+        seen.append((float(match[1]), float(match[2]), *((cpu(target.pid), wakeups(target.pid)) if target.pid else (0.0, 0))))
     if process.wait() or len(seen) < 2:  # the last second of a run has no line of its own
         raise SystemExit(f"pgbench failed on {target.name} ({mode}, {clients} clients): {said[-500:]}")
-    count = sum(tps * (at - before) for (at, tps, _), (before, _, _) in zip(seen[1:], seen[:-1], strict=True))
+    count = sum(tps * (at - before) for (at, tps, *_), (before, *_) in zip(seen[1:], seen[:-1], strict=True))
     took, used = seen[-1][0] - seen[0][0], seen[-1][2] - seen[0][2]
-    main = sum(waits["last"].values()) - sum(waits["first"].values())
-    figures = {"tps": count / took, "cpu_us": used / count * 1e6, "switches": main / count}
+    figures = {"tps": count / took, "cpu_us": used / count * 1e6, "wakeups": (seen[-1][3] - seen[0][3]) / count}
     return figures | (_latency(log) if clients == 1 else {})
 
 
@@ -77,21 +77,18 @@ def _latency(prefix: Path) -> rounds.Figures:
     return {"p50_us": cuts[49], "p99_us": cuts[98]}
 
 
-def measure(stand: Stand, count: int, seconds: int, *, tls: bool, only: str = "") -> list[dict[str, Any]]:
-    """Every case at every number of clients."""
+def measure(stand: Stand, clients: Sequence[int], given: argparse.Namespace, *, tls: bool) -> list[dict[str, Any]]:
+    """Every case at every number of clients. ``given`` has rounds, seconds and case."""
     result = []
     for label, mode, text in CASES:
-        if only and only not in label:
+        if given.case not in label:
             continue
         script = stand.scratch / f"{label.replace(', ', '-').replace(' ', '-')}.sql"
         script.write_text(text)
-        for clients in CLIENTS:
-            found = rounds.alternate(
-                stand.targets(tls=tls),
-                count,
-                lambda target: run(stand, target, script, mode, clients, seconds),  # noqa: B023
-            )
-            result.append(rounds.row({"case": label, "clients": clients, "tls": tls}, found, "cpu_us"))
+        for number in clients:
+            once = functools.partial(run, stand, script=script, mode=mode, clients=number, seconds=given.seconds)
+            found = rounds.alternate(stand.targets(tls=tls), given.rounds, once)
+            result.append(rounds.row({"case": label, "clients": number, "tls": tls}, found, "cpu_us"))
             print(_line(result[-1]), flush=True)
     return result
 

@@ -95,9 +95,16 @@ class BenchStage(Stage):
     """The demo's stage with the benchmark's tables in it and the gateway in a session of its own."""
 
     wide = WIDE
+    _made = False
 
     def start_gateway(self, wait: float = 20.0) -> None:
-        """Make the tables, then start."""
+        """Make the tables the first time, then start."""
+        if not self._made:
+            self._made = True
+            self._make_tables()
+        super().start_gateway(wait)
+
+    def _make_tables(self) -> None:
         with psycopg.connect(self.server.dsn("shop"), autocommit=True) as connection:
             connection.execute("SET ROLE shop_owner")
             connection.execute(TABLES.format(wide=self.wide).encode())
@@ -112,7 +119,6 @@ class BenchStage(Stage):
             file.write("host all bench 127.0.0.1/32 trust\n" + rest)
         with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
             connection.execute("SELECT pg_reload_conf()")
-        super().start_gateway(wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +127,33 @@ class Stand:
 
     stage: BenchStage
     direct: Target
-    pgleash: Target
-    masked: Target
+    token: str
+    masked_token: str
     pgbouncer: Target | None
     pgbench: Path
     scratch: Path
     wide: int
     client_tls: bool
+
+    @property
+    def pgleash(self) -> Target:
+        """The gateway for an agent of whose columns none are masked."""
+        return Target("pgleash", self.stage.port, "agent-7", self.token, self._pid)
+
+    @property
+    def masked(self) -> Target:
+        """The gateway for an agent who sees three columns masked."""
+        return Target("pgleash", self.stage.port, "masked-1", self.masked_token, self._pid)
+
+    @property
+    def _pid(self) -> int:
+        assert self.stage.process is not None
+        return self.stage.process.pid
+
+    def restart_gateway(self) -> None:
+        """A fresh process."""
+        self.stage.stop_gateway()
+        self.stage.start_gateway()
 
     def targets(self, *, tls: bool = False, direct: bool = True) -> list[Target]:
         """Those to compare, in order. The server itself speaks no TLS here, so over TLS there is no direct one."""
@@ -186,16 +212,12 @@ def open_stand(*, wide: int = WIDE) -> Iterator[Stand]:
         stage = BenchStage(customers=100, policy=POLICY, settings=settings, server=database)
         stage.wide = wide
         stack.enter_context(stage)
-        assert stage.process is not None
-        port, pid = stage.port, stage.process.pid
-        token = stage.token(lifetime=LIFETIME)
-        masked = stage.token(subject="masked-1", groups=["masked"], lifetime=LIFETIME)
         pgbench, tls = _client(database)
         yield Stand(
             stage=stage,
             direct=Target("direct", database.port, "bench", "bench", None),
-            pgleash=Target("pgleash", port, "agent-7", token, pid),
-            masked=Target("pgleash", port, "masked-1", masked, pid),
+            token=stage.token(lifetime=LIFETIME),
+            masked_token=stage.token(subject="masked-1", groups=["masked"], lifetime=LIFETIME),
             pgbouncer=stack.enter_context(_bouncer(stage, None)),
             pgbench=pgbench,
             scratch=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgleash-bench-"))),
