@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import grpc.experimental.gevent
 import psycopg
 from locust import User, between, constant, events, task
@@ -27,6 +28,8 @@ from locust.exception import StopUser
 from pgleash.client import connect
 from pgleash.v1 import approvals_pb2 as pb
 
+# gRPC under gevent waits for each channel's completions in the hub's thread pool, which has ten threads: more bots than that would starve.
+gevent.get_hub().threadpool.maxsize = 10 + 4 * int(os.environ.get("PGLEASH_BOTS", "1"))
 grpc.experimental.gevent.init_gevent()
 TOKENS = itertools.cycle(json.loads(os.environ.get("PGLEASH_AGENT_TOKENS", "[]")) or [["agent-0", ""]])
 BOT_TOKENS = itertools.cycle(json.loads(os.environ.get("PGLEASH_BOT_TOKENS", "[]")) or [""])
