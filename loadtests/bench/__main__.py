@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench import bulk, connections, kernels, memory, queries, report
+from loadtests.bench import bulk, connections, kernels, memory, queries, report, steady
 from loadtests.bench.stand import WIDE, Stand, open_stand
 from loadtests.bench.wire import RawClient
 
-KINDS = ("kernels", "connections", "bulk", "queries", "tls", "memory")
+KINDS = ("asked", "kernels", "connections", "bulk", "queries", "tls", "memory")
 HERE = Path(__file__).resolve().parents[1]
 METHOD = (
     "One run on one machine; targets alternate within each round and ratios are medians of the rounds' own ratios. CPU is the scheduler's "
@@ -35,6 +35,8 @@ def measure(stand: Stand, kinds: list[str], given: argparse.Namespace) -> dict[s
         with RawClient(target) as client:
             machine["ciphers"][target.name] = client.cipher
     result: dict[str, Any] = {"date": now, "method": METHOD, "rounds": given.rounds, "seconds": given.seconds, "machine": machine}
+    if "asked" in kinds:
+        result["asked"] = steady.measure(stand)
     if "kernels" in kinds:
         result["kernels"] = kernels.measure(stand, given.rounds)
     if "connections" in kinds:

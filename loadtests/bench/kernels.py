@@ -9,6 +9,7 @@ import itertools
 import random
 import struct
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from loadtests.bench.proc import cpu
 from loadtests.bench.stand import Stand
 from loadtests.bench.wire import RawClient
 
-from pgwire.hot import framing, masking
+from pgwire.hot import canonical, framing, masking
 from pgwire.hot.journal import Journal
 from pgwire.plans import compile_plan
 from pgwire.ports import Column, MaskRule
@@ -40,6 +41,7 @@ def measure(stand: Stand, count: int) -> dict[str, Any]:
     for _ in range(count):
         found.setdefault("masking, GB/s", []).append(len(data) * 100 / masking._bench(plan, data, 100) / 1e9)
         found.setdefault("framing, GB/s", []).append(len(data) * 200 / framing._bench(data, 200) / 1e9)
+        found.setdefault("canonical form of a short statement, ns", []).append(_canonical())
         found.setdefault("audit append of 200 bytes, µs", []).append(_append())
         for label, used in _statements(stand).items():
             found.setdefault(label, []).append(used)
@@ -63,6 +65,12 @@ def _rows() -> bytes:
         body = struct.pack("!h", len(cells)) + b"".join(struct.pack("!i", len(cell)) + cell.encode() for cell in cells)
         made.append(b"D" + struct.pack("!i", len(body) + 4) + body)
     return b"".join(made)
+
+
+def _canonical() -> float:
+    began, loops = time.perf_counter(), 200_000
+    canonical._bench(b"SELECT abalance FROM accounts WHERE aid = 4711;", loops)
+    return (time.perf_counter() - began) / loops * 1e9
 
 
 def _append() -> float:
