@@ -31,7 +31,7 @@ def measure(stand: Stand, count: int, connections: int) -> dict[str, Any]:
             return _once(target, passwords)
 
         found = rounds.alternate([*targets, seen, new], count, once)
-    result = {
+    result: dict[str, Any] = {
         "connections": connections,
         "summary": rounds.summary(found),
         "ratio": {name: rounds.ratio(found, "cpu_us", under=name) for name in (seen.name, new.name)},

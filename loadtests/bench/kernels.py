@@ -45,7 +45,7 @@ def measure(stand: Stand, count: int) -> dict[str, Any]:
         found.setdefault("audit append of 200 bytes, µs", []).append(_append())
         for label, used in _statements(stand).items():
             found.setdefault(label, []).append(used)
-    result = {label: {**rounds.spread(values), "rounds": values} for label, values in found.items()}
+    result: dict[str, Any] = {label: {**rounds.spread(values), "rounds": values} for label, values in found.items()}
     for label, one in result.items():
         print(f"kernel {label:<36}" + " {median:8.2f} [{min:.2f}..{max:.2f}]".format(**one), flush=True)
     return result

@@ -21,8 +21,12 @@ from loadtests.bench.stand import ACCOUNTS, Stand, Target
 
 FIXED = "SELECT abalance FROM accounts WHERE aid = 7;\n"
 POINT = f"\\set aid random(1, {ACCOUNTS})\nSELECT abalance FROM accounts WHERE aid = :aid;\n"
-CASES = (("simple, same text", "simple", FIXED), ("simple, new literals", "simple", POINT), ("extended", "extended", POINT))
-CASES += (("prepared", "prepared", POINT),)
+CASES = (
+    ("simple, same text", "simple", FIXED),
+    ("simple, new literals", "simple", POINT),
+    ("extended", "extended", POINT),
+    ("prepared", "prepared", POINT),
+)
 CLIENTS = (1, 8, 32)
 _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps")
 
@@ -37,27 +41,40 @@ def run(stand: Stand, target: Target, script: Path, mode: str, clients: int, sec
     command += ["-f", str(script), *(["-l", f"--log-prefix={log}"] if clients == 1 else []), target.dsn()]
     process = subprocess.Popen(
         command,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PGPASSWORD": target.password, "LC_ALL": "C"},
         start_new_session=True,
     )
-    assert process.stderr is not None
-    seen: list[tuple[float, float, float, int]] = []
-    said = ""
-    for line in process.stderr:
-        match = _PROGRESS.match(line)
-        if match is None:
-            said += line
-            continue
-        seen.append((float(match[1]), float(match[2]), *((cpu(target.pid), wakeups(target.pid)) if target.pid else (0.0, 0))))
-    if process.wait() or len(seen) < 2:  # the last second of a run has no line of its own
+    try:
+        seen, said = _watch(process, target)
+    finally:
+        process.kill()
+        code = process.wait()
+    if code or len(seen) < 2:  # the last second of a run has no line of its own
         raise SystemExit(f"pgbench failed on {target.name} ({mode}, {clients} clients): {said[-500:]}")
     count = sum(tps * (at - before) for (at, tps, *_), (before, *_) in zip(seen[1:], seen[:-1], strict=True))
     took, used = seen[-1][0] - seen[0][0], seen[-1][2] - seen[0][2]
     figures = {"tps": count / took, "cpu_us": used / count * 1e6, "wakeups": (seen[-1][3] - seen[0][3]) / count}
     return figures | (_latency(log) if clients == 1 else {})
+
+
+def _watch(process: subprocess.Popen[str], target: Target) -> tuple[list[tuple[float, float, float, int]], str]:
+    """At every progress line: its time, its rate, and what the proxy has used. And whatever else pgbench said."""
+    assert process.stderr is not None
+    seen: list[tuple[float, float, float, int]] = []
+    said = ""
+    with process.stderr as lines:
+        for line in lines:
+            match = _PROGRESS.match(line)
+            if match is None:
+                said += line
+                continue
+            used = (cpu(target.pid), wakeups(target.pid)) if target.pid else (0.0, 0)
+            seen.append((float(match[1]), float(match[2]), *used))
+    process.wait()
+    return seen, said
 
 
 def _latency(prefix: Path) -> rounds.Figures:
