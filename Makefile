@@ -35,16 +35,16 @@ types: $(READY)
 arch: $(READY)
 	$(BIN)/python -m pytest -q tests/architecture
 
-# CPU per query beside PgBouncer and a direct connection; prints a table and writes loadtests/results.json.
+# What it costs beside PgBouncer and a direct connection; prints tables, writes loadtests/results.json and docs/performance.md.
 bench: $(READY)
-	$(BIN)/python loadtests/bench.py $(ARGS)
+	$(BIN)/python -m loadtests.bench $(ARGS)
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/pgwire $(ARGS)
 
-# Thirty seconds of agents over PostgreSQL and an approval bot over gRPC, against the demo stack.
+# A minute of 200 agents over PostgreSQL and 20 approval bots over gRPC, against the demo stack; writes loadtests/storm.json.
 load: $(READY)
-	$(BIN)/python loadtests/load.py $(ARGS)
+	$(BIN)/python -m loadtests.load $(ARGS)
 
 proto: $(READY)
 	$(BIN)/python protos/generate.py

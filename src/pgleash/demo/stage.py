@@ -202,6 +202,7 @@ class Stage:
                 stderr=log,
                 text=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # a share of the scheduler of its own, as the server has one
             )
         assert self.process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
