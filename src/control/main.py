@@ -354,6 +354,8 @@ def serve(config: Path) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code: 0, or 1 when it could not begin (told on stderr)."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # A question of the wire must not wait 5 ms for a worker thread to let go of the interpreter.
+    sys.setswitchinterval(0.0005)
     try:
         gateway = Gateway(load(config))
     except (ConfigurationError, PolicyError, StoreError, JournalLocked, JournalDamaged, OSError, ValueError) as error:
