@@ -389,7 +389,8 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
 
 cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
     # Uses whole messages from p[0:n]; answers the bytes used. Everything to be sent has been pushed on return.
-    cdef size_t off = 0, taped = 0, take
+    cdef size_t off = 0, take
+    cdef bint copying = k.copy_in             # what is copied in stands nowhere else; statements stand in the journal
     cdef Message m
     cdef int r
     while off < n and k.wait == 0 and not k.ended:
@@ -423,7 +424,8 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
         if not _message(k, &m, p + off):
             break
         off += m.total
-    record(k, c'>', p, off)
+    if copying:
+        record(k, c'>', p, off)
     leg_push(k.server)
     return off
 
@@ -456,6 +458,5 @@ cdef int refuse_next(LinkState* k, const uint8_t* p, size_t n, const uint8_t* an
         emit_copy(k.server, <const uint8_t*><const char*>b"Q\0\0\0\x0crefused\0", 13)
         k.unflushed = False
     _used(k)
-    record(k, c'>', p, m.total)
     leg_push(k.server)
     return <int>m.total

@@ -82,10 +82,11 @@ ctypedef struct JournalState:
 
 
 # The sequence of the record written (the receipt, > 0), or 0: not written, and what it covers must not be forwarded.
-# The payload is p1 + p2 + p3; a span of length 0 may be NULL. Safe from any thread.
+# The payload is p1 + p2 + p3; a span of length 0 may be NULL. `now` is microseconds since 1970, 0 for the clock's word.
+# Safe from any thread.
 cdef uint64_t journal_append(
     JournalState* j, uint8_t type, uint16_t flags, uint64_t session,
-    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3,
+    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3, uint64_t now,
 ) noexcept nogil
 
 

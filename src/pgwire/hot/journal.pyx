@@ -291,7 +291,7 @@ cdef class Journal:
         cdef size_t size = <size_t>PyBytes_GET_SIZE(payload)
         cdef uint64_t receipt
         with nogil:
-            receipt = journal_append(self.st, <uint8_t>type, bits, number, data, size, NULL, 0, NULL, 0)
+            receipt = journal_append(self.st, <uint8_t>type, bits, number, data, size, NULL, 0, NULL, 0, 0)
         if receipt == 0:
             raise _error(self.st, f"the journal {self.directory} did not keep the record")
         return receipt
@@ -455,7 +455,7 @@ cdef class Journal:
         with nogil:
             start = pgj_mono_ns()
             for i in range(count):
-                if journal_append(self.st, JOURNAL_EVENT, 0, 0, data, length, NULL, 0, NULL, 0) != 0:
+                if journal_append(self.st, JOURNAL_EVENT, 0, 0, data, length, NULL, 0, NULL, 0, 0) != 0:
                     kept += 1
             stop = pgj_mono_ns()
         if kept != count:

@@ -167,9 +167,8 @@ cdef int _rotate(JournalState* j, size_t need, uint64_t now) noexcept nogil:
 
 cdef uint64_t _append_locked(
     JournalState* j, uint8_t type, uint16_t flags, uint64_t session,
-    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3,
+    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3, uint64_t now,
 ) noexcept nogil:
-    cdef uint64_t now
     cdef size_t payload, total
     cdef JournalSegment* seg = j.current
     if j.failed:
@@ -180,7 +179,8 @@ cdef uint64_t _append_locked(
         return 0
     payload = n1 + n2 + n3
     total = _record_bytes(j.chain, payload)
-    now = pgj_now_us()
+    if now == 0:
+        now = pgj_now_us()
     if seg == NULL or j.sealed or seg.used + total + _record_bytes(j.chain, SEAL_PAYLOAD) > seg.size:
         if not _rotate(j, total, now):
             return 0
@@ -192,13 +192,13 @@ cdef uint64_t _append_locked(
 
 cdef uint64_t journal_append(
     JournalState* j, uint8_t type, uint16_t flags, uint64_t session,
-    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3,
+    const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3, uint64_t now,
 ) noexcept nogil:
     cdef uint64_t receipt
     if j == NULL:
         return 0
     pthread_mutex_lock(&j.lock)
-    receipt = _append_locked(j, type, flags, session, p1, n1, p2, n2, p3, n3)
+    receipt = _append_locked(j, type, flags, session, p1, n1, p2, n2, p3, n3, now)
     pthread_mutex_unlock(&j.lock)
     return receipt
 

@@ -40,7 +40,8 @@ cdef struct ReactorState:
     uint8_t* scratch     # masked rows on their way out
     size_t scratch_cap
     size_t scratch_used
-    uint64_t now_us
+    uint64_t now_us      # the monotonic clock, and the wall's, as of the last look
+    uint64_t real_us
     void** queue
     size_t queue_len
     size_t queue_cap

@@ -31,7 +31,7 @@ cdef void record(LinkState* k, uint8_t direction, const uint8_t* p, size_t n) no
         head.flags = 1
         k.record_cut = True
     k.record_left -= n
-    journal_append(<JournalState*>k.reactor.recorder, JOURNAL_CHUNK, 0, k.session, <const char*>&head, sizeof(head), <const char*>p, n, NULL, 0)
+    journal_append(<JournalState*>k.reactor.recorder, JOURNAL_CHUNK, 0, k.session, <const char*>&head, sizeof(head), <const char*>p, n, NULL, 0, k.reactor.real_us)
 
 
 cdef void tape_flush(LinkState* k) noexcept nogil:
@@ -65,7 +65,7 @@ cdef uint64_t begin(LinkState* k, uint8_t protocol, const uint8_t* text, size_t 
     b.protocol = protocol
     b.text_len = <uint32_t>text_len
     b.params_len = <uint32_t>n
-    seq = journal_append(<JournalState*>k.reactor.journal, JOURNAL_BEGIN, 0, k.session, <const char*>&b, sizeof(b), <const char*>text, text_len, <const char*>values, n)
+    seq = journal_append(<JournalState*>k.reactor.journal, JOURNAL_BEGIN, 0, k.session, <const char*>&b, sizeof(b), <const char*>text, text_len, <const char*>values, n, k.reactor.real_us)
     if seq:
         k.statements_run += protocol != c'P'
     return seq
@@ -87,7 +87,7 @@ cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil:
     else:
         memcpy(j.sqlstate, e.sqlstate, 5)
     j.flags = <uint8_t>(flags | (1 if e.flags & MASKING else 0))
-    if journal_append(<JournalState*>k.reactor.journal, JOURNAL_END, 0, k.session, <const char*>&j, sizeof(j), NULL, 0, NULL, 0) == 0:
+    if journal_append(<JournalState*>k.reactor.journal, JOURNAL_END, 0, k.session, <const char*>&j, sizeof(j), NULL, 0, NULL, 0, k.reactor.real_us) == 0:
         k.failed_audit = True
     e.begin = 0
 

@@ -207,9 +207,10 @@ cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexc
 
 cdef Portal* portal_new(Stmt* s, const uint8_t* formats, size_t fn, const uint8_t* values, size_t vn) noexcept nogil:
     # one block: the portal, its formats, its parameter values
-    cdef Portal* p = <Portal*>calloc(1, sizeof(Portal) + fn + vn)
+    cdef Portal* p = <Portal*>malloc(sizeof(Portal) + fn + vn)
     if p == NULL:
         return NULL
+    memset(p, 0, sizeof(Portal))
     p.refs = 1
     p.stmt = s
     if s != NULL:

@@ -15,7 +15,7 @@ from libc.errno cimport ENOSYS, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as c_close, read as c_read, write as c_write
 
 from pgwire.hot.agent_side cimport agent_process
@@ -103,6 +103,8 @@ cdef void clock(ReactorState* r) noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     r.now_us = <uint64_t>t.tv_sec * 1000000 + <uint64_t>t.tv_nsec // 1000
+    clock_gettime(CLOCK_REALTIME, &t)
+    r.real_us = <uint64_t>t.tv_sec * 1000000 + <uint64_t>t.tv_nsec // 1000
 
 
 cdef inline bint _open(LinkState* k, LegState* leg) noexcept nogil:
