@@ -40,7 +40,7 @@ bench: $(READY)
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q tests/pgwire $(ARGS)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 1800 tests/pgwire tests/control $(ARGS)
 
 # A minute of 200 agents over PostgreSQL and 20 approval bots over gRPC, against the demo stack; writes loadtests/storm.json.
 load: $(READY)

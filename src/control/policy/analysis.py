@@ -28,6 +28,7 @@ class Masking:
     def __init__(self, policy: Policy, masks: Mapping[str, Mask], snapshot: Snapshot) -> None:
         self._policy, self._masks, self._snapshot = policy, masks, snapshot
         self._known: dict[Column, Mask | None] = {}
+        self._traced: tuple[Facts, tuple[Path, ...], list[Lineage]] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._masks)
@@ -51,6 +52,18 @@ class Masking:
         labels = {label for place in tables for label in self._policy.labels_of(".".join((*place, name)))}
         found = [mask for label, mask in self._masks.items() if label in labels]
         return min(found, key=lambda mask: _STRICTNESS.index(mask.action)) if found else None
+
+    def traces(self, facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...]) -> list[Lineage]:
+        """The lineage under each search path. A statement is asked for twice in a row: what it may do, and its columns."""
+        if facts.tree is None:
+            return []
+        last = self._traced
+        if last is not None and last[0] is facts and last[1] == paths and snapshot is self._snapshot:
+            return last[2]
+        found = [trace(facts.tree, snapshot, path) for path in paths]
+        if snapshot is self._snapshot:
+            self._traced = (facts, paths, found)
+        return found
 
     def sensitive(self, columns: Iterable[Column]) -> list[tuple[Column, Mask]]:
         """Those of ``columns`` that are masked, with their masks."""
@@ -111,16 +124,12 @@ def called_opaque(facts: Facts, snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(called))
 
 
-def _traces(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...]) -> list[Lineage]:
-    return [trace(facts.tree, snapshot, path) for path in paths] if facts.tree is not None else []
-
-
 def forbidden_use(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], masking: Masking) -> Refusal | None:
     """What a masked principal may not do with labelled columns: decide over rows by them, or carry them elsewhere."""
     for inner in facts.inner:
         if facts.kind not in ("fetch", "move") and (refusal := forbidden_use(inner, snapshot, paths, masking)) is not None:
             return refusal
-    for lineage in _traces(facts, snapshot, paths):
+    for lineage in masking.traces(facts, snapshot, paths):
         tried = [
             (lineage.predicates, "decide over rows (WHERE, JOIN, ORDER BY, GROUP BY, DISTINCT)", "Filter by columns that are not masked."),
             (lineage.writes, "be written elsewhere", "Leave the masked columns out."),
@@ -173,7 +182,7 @@ def result_columns(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], ma
     if not facts.outputs:
         return [Outputs((), False, MaskRule("null", "unknown"))]
     found = []
-    for lineage in _traces(facts, snapshot, paths):
+    for lineage in masking.traces(facts, snapshot, paths):
         everything = Flow(frozenset().union(*(flow.columns for flow in lineage.outputs)))
         masks = tuple(masking.of_flow(flow) for flow in lineage.outputs)
         found.append(Outputs(masks, lineage.exact, masking.of_flow(everything)))

@@ -137,6 +137,8 @@ _ORDINARY_DDL = frozenset(
         "vacuum", "analyze", "reindex", "cluster", "select_into", "alter_statistics",
     }
 )  # fmt: skip
+# WITH is read before; FOR UPDATE OF names aliases, not tables; a constant has nothing in it
+_NOT_WALKED = frozenset({"withClause", "lockedRels", "A_Const"})
 _NODE_KINDS = {
     "CreateStmt": "create_table", "IndexStmt": "create_index", "ViewStmt": "create_view", "CreateSeqStmt": "create_sequence",
     "CreateSchemaStmt": "create_schema", "CompositeTypeStmt": "create_type",
@@ -232,11 +234,11 @@ class _Walk:
         if clause:
             ctes = self._with(clause, ctes, verb)
         for key, value in node.items():
-            if key == "withClause" or key == "lockedRels":  # FOR UPDATE OF names aliases, not tables
+            if not isinstance(value, dict | list) or key in _NOT_WALKED:
                 continue
             if key in _DML_NODES and isinstance(value, dict):
                 self.dml(key, value, ctes)
-            elif key == "FuncCall":
+            elif key == "FuncCall" and isinstance(value, dict):
                 self._function(value)
                 self.walk(value, ctes, verb)
             else:

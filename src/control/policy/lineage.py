@@ -7,6 +7,7 @@ Never add here: labels, masks or principals.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -409,8 +410,8 @@ class _Tracer:
     def value(self, node: Any, scope: _Scope) -> Flow:
         """What flows into an expression, subqueries included."""
         if isinstance(node, list):
-            return _derived(*(self.value(item, scope) for item in node))
-        if not isinstance(node, dict):
+            return self.within(node, scope)
+        if not isinstance(node, dict) or "A_Const" in node:
             return _NOTHING
         if "ColumnRef" in node:
             return self.reference(node["ColumnRef"]["fields"], scope)
@@ -429,7 +430,12 @@ class _Tracer:
         if "RangeSubselect" in node or "SelectStmt" in node:
             tree = node.get("RangeSubselect", {}).get("subquery") or {"SelectStmt": node["SelectStmt"]}
             return _derived(*(flow for _, flow in self.query(tree, scope)))
-        return _derived(*(self.value(value, scope) for value in node.values()))
+        return self.within(node.values(), scope)
+
+    def within(self, parts: Iterable[Any], scope: _Scope) -> Flow:
+        """What flows into something computed from these parts."""
+        flows = [flow for part in parts if isinstance(part, dict | list) and (flow := self.value(part, scope)).columns]
+        return _derived(*flows) if flows else _NOTHING
 
     def call(self, call: Node, scope: _Scope) -> Flow:
         parts = [each["String"]["sval"] for each in call.get("funcname", ())]

@@ -116,20 +116,6 @@ class _Free:
 
     def __init__(self) -> None:
         self.places: set[int] = set()
-        self._readers: dict[str, Callable[[Node], None]] = {
-            "A_Expr": self.operation,
-            "BoolExpr": lambda node: self.each(node.get("args")),
-            "NullTest": lambda node: self.inside(node.get("arg")),
-            "BooleanTest": lambda node: self.inside(node.get("arg")),
-            "TypeCast": self.cast,
-            "FuncCall": self.call,
-            "CoalesceExpr": lambda node: self.values(node.get("args")),
-            "MinMaxExpr": lambda node: self.values(node.get("args")),
-            "CaseExpr": self.case,
-            "A_ArrayExpr": lambda node: self.values(node.get("elements")),
-            "RowExpr": lambda node: self.values(node.get("args")),
-            "SubLink": self.sublink,
-        }
 
     def statement(self, tree: Any) -> None:
         """One whole query, on any level."""
@@ -222,8 +208,8 @@ class _Free:
         """An expression in a place where a constant by itself would matter."""
         if isinstance(node, dict):
             for kind, inner in node.items():
-                if (read := self._readers.get(kind)) is not None:
-                    read(inner)
+                if (read := _READERS.get(kind)) is not None:
+                    read(self, inner)
 
     def operation(self, node: Node) -> None:
         """An operator between values of which at least one is not constant."""
@@ -303,3 +289,19 @@ class _Free:
         if not self.constant(node) and isinstance(node, dict) and "A_ArrayExpr" in node:
             for item in node["A_ArrayExpr"].get("elements", ()):
                 self.constant(item)
+
+
+_READERS: dict[str, Callable[[_Free, Node], None]] = {
+    "A_Expr": _Free.operation,
+    "BoolExpr": lambda free, node: free.each(node.get("args")),
+    "NullTest": lambda free, node: free.inside(node.get("arg")),
+    "BooleanTest": lambda free, node: free.inside(node.get("arg")),
+    "TypeCast": _Free.cast,
+    "FuncCall": _Free.call,
+    "CoalesceExpr": lambda free, node: free.values(node.get("args")),
+    "MinMaxExpr": lambda free, node: free.values(node.get("args")),
+    "CaseExpr": _Free.case,
+    "A_ArrayExpr": lambda free, node: free.values(node.get("elements")),
+    "RowExpr": lambda free, node: free.values(node.get("args")),
+    "SubLink": _Free.sublink,
+}
