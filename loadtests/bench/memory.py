@@ -8,6 +8,7 @@ Never add here: kernel memory; only the process's own anonymous pages count.
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -83,4 +84,6 @@ def _unread(target: Target, wide: int) -> float:
         while time.monotonic() < until:
             time.sleep(0.05)
             most = max(most, anonymous(target.pid))
+        if len(client.socket.recv(1 << 16, socket.MSG_PEEK)) < 1000:
+            raise SystemExit(f"{target.name} sent no rows: there was nothing to leave unread")
     return (most - before) / 1048576
