@@ -77,14 +77,11 @@ cdef extern from *:
         pthread_mutex_init(mutex, &kind);
         pthread_mutexattr_destroy(&kind);
     }
-    #include <stdlib.h>
-    static long pgl_busy(void) { const char *e = getenv("PGL_BUSY"); return e ? atol(e) : 1000000; }
     static inline int pgl_load(int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     """
     long pgl_epoll_pwait2(int fd, void* events, int n, long nanoseconds) noexcept nogil
     void pgl_quiet_thread() noexcept nogil
     void pgl_recursive(pthread_mutex_t* mutex) noexcept nogil
-    long pgl_busy() noexcept nogil
     int pgl_load(int* p) noexcept nogil
     int sched_yield() noexcept nogil
 
@@ -284,8 +281,7 @@ cdef void* _run(void* argument) noexcept nogil:
     cdef ReactorState* r = <ReactorState*>argument
     cdef epoll_event events[BATCH]
     cdef int i
-    cdef long n = 0
-    cdef long busy = pgl_busy()
+    cdef long n
     cdef uint64_t due = 0, what
     cdef uint32_t slot
     cdef bint fine = True
@@ -293,14 +289,7 @@ cdef void* _run(void* argument) noexcept nogil:
     while not r.stop:
         if r.bulk == NULL:
             due = 0
-            if n >= busy:
-                # Many sessions are at work: let those that were just woken run, and more is ready at once.
-                sched_yield()
-                n = epoll_wait(r.epfd, events, BATCH, 0)
-                if n == 0:
-                    n = epoll_wait(r.epfd, events, BATCH, -1)
-            else:
-                n = epoll_wait(r.epfd, events, BATCH, -1)
+            n = epoll_wait(r.epfd, events, BATCH, -1)
         else:
             if due == 0:
                 due = r.now_us + TICK
