@@ -69,8 +69,8 @@ class Serving:
             self._gone(link, from_client)
 
     def _gone(self, link: Link, from_client: bool) -> None:
-        if from_client and link.quit and link.outstanding:
-            return  # it said goodbye: what it sent before is done first
+        if from_client and self._cancelled is None and link.goodbye:
+            return  # what it sent before is done first
         if from_client:
             self._end("the client said goodbye" if link.quit else "the client's connection was lost", b"")
         elif link.told_why:

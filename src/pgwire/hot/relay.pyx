@@ -498,6 +498,22 @@ cdef class Link:
         return bool(self.st.quit)
 
     @property
+    def goodbye(self):
+        """The client has said goodbye, maybe behind messages that still have to be served."""
+        cdef const uint8_t* p = self.st.client.held
+        cdef size_t off = 0
+        cdef Message m
+        cdef bint said = self.st.quit
+        enter(self.st.reactor)
+        m.kind = 0
+        while off < self.st.client.held_len and client_frame(p + off, self.st.client.held_len - off, &m) == FRAME_WHOLE:
+            off += m.total
+            said = said or m.kind == c'X'
+        said = said and not self.st.ended
+        leave(self.st.reactor)
+        return bool(said)
+
+    @property
     def told_why(self):
         """The server has told the client itself why it ends."""
         return bool(self.st.fatal)
