@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import psycopg
@@ -26,11 +25,16 @@ from kit.wire import Message, WireClient, error_fields, query, sync
 from pgleash.demo.postgres import PostgresServer
 from pgleash.demo.stage import POLICY, Stage
 
-__all__ = ["OPEN_POLICY", "Answer", "Twins", "answer_of", "difference", "open_stage"]
+__all__ = ["CANARIES", "DIRECT", "LINES", "OPEN_POLICY", "ROLE", "Answer", "Twins", "answer_of", "difference", "ending", "open_stage"]
 
 ROLE = "wire"
 DIRECT = "wire_direct"  # the same rights; its password goes in the clear, which the wire client can say
 PASSWORD = "wire"
+LINES = ("CREATE TEMP TABLE lines (a int PRIMARY KEY, b text)",)
+CANARIES = """
+UPDATE customers SET email = 'x.CANARY' || id || '@example.com', ssn = 'CANARY-' || lpad(id::text, 4, '0'),
+       phone = 'CANARY' || id || '00', notes = to_jsonb('CANARY' || id), card = 'CANARY' || lpad(id::text, 10, '0')
+"""
 THE_END = "the end of the case"
 
 OPEN_POLICY = """\
@@ -224,8 +228,3 @@ class Twins:
 def ending() -> bytes:
     """What ends a case: whatever state the session is in, the server answers, or has gone."""
     return sync() + query("ROLLBACK") + query(f"SELECT '{THE_END}'")
-
-
-def repro(path: Path, data: bytes, note: str) -> None:
-    """Write a case so that it can be sent again."""
-    path.write_text(f"# {note}\n" + data.hex() + "\n")

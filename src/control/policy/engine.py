@@ -274,6 +274,8 @@ class SessionJudge:
     def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
+        if statement.protocol == "parse" and facts.unknown_name:
+            facts = replace(facts, unknown_name="")  # what it stands for is asked when it is executed
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
         if statement.protocol == "parse" and ruling.hold is not None:
