@@ -118,6 +118,8 @@ class Statement:
     ``parse`` (prepare only), ``execute`` or ``function``. ``parameters`` are the raw Bind values (None for NULL) and
     ``parameter_formats`` their format codes, one each. ``status`` is the transaction status last told: I, T or E.
     ``counted``: it has been judged before (and was held), so it is not taken from a budget again.
+    ``named`` tells what a name of the session stands for now: a statement's (False) or a cursor's (True), as its text and
+    whether SQL declared it (a cursor that has been judged as run); None: nothing that is known.
     """
 
     text: bytes
@@ -128,6 +130,22 @@ class Statement:
     parameter_formats: tuple[int, ...] = ()
     status: str = "I"
     counted: bool = False
+    named: Callable[[bool, bytes], tuple[bytes, bool] | None] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NameChange:
+    """What the ``index``-th statement of a text does to the session's names, once it has succeeded.
+
+    ``space``: statement or cursor (``text`` is what the name stands for; None drops it, and all if ``name`` is empty), or what
+    decides which cursors live on: savepoint, release, rollback_to, commit, rollback. ``holds``: the cursor outlives a commit.
+    """
+
+    index: int
+    space: str
+    name: str
+    text: bytes | None = None
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +167,8 @@ class Verdict:
     ``settles``: the judge wants to be told how it ended (it changes the session or the catalog).
     ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
     ``facts`` is a short JSON-able summary for audit and approvers.
-    ``names`` tells what the statement does to names that later statements use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE,
-    DISCARD): ``(name, text)`` defines one, ``(name, None)`` drops one, ``("*", None)`` drops all.
+    ``names`` tells what the statements do to names that later ones use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE, DISCARD,
+    and the transaction's). ``copies_in``: it reads rows from the client (COPY FROM STDIN).
     """
 
     effect: Effect
@@ -167,7 +185,8 @@ class Verdict:
     detail: Mapping[str, Any] = field(default_factory=dict)
     hint: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    names: tuple[tuple[str, bytes | None], ...] = ()
+    names: tuple[NameChange, ...] = ()
+    copies_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pgwire.errors import error_response, from_refused, notice_response
 from pgwire.hot.masking import MaskPlan
 from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
 from pgwire.messages import row_description
+from pgwire.names import SessionNames
 from pgwire.plans import compile_plan
 from pgwire.ports import Approvals, Audit, Decision, Effect, Refused, SessionInfo, SessionPolicy, Statement, Verdict
 
@@ -45,7 +46,7 @@ class Serving:
         self._tasks: set[asyncio.Task[None]] = set()
         self._cancelled: asyncio.Future[str] | None = None
         self._settling: tuple[Statement, Verdict] | None = None
-        self._status_due = False
+        self._names = SessionNames()
 
     # -- called from the reactor ---------------------------------------------------------------------------------
 
@@ -69,6 +70,8 @@ class Serving:
             self._gone(link, from_client)
 
     def _gone(self, link: Link, from_client: bool) -> None:
+        if from_client and self._cancelled is None and link.goodbye:
+            return  # what it sent before is done first
         if from_client:
             self._end("the client said goodbye" if link.quit else "the client's connection was lost", b"")
         elif link.told_why:
@@ -96,12 +99,7 @@ class Serving:
             succeeded = link.settled()
             self._policy.settled(statement, succeeded)
             self._policy.transaction_status(link.status)
-            if succeeded:
-                for name, text in verdict.names:
-                    if text is not None:
-                        link.define_name(name.encode(), text)
-                    else:
-                        link.forget_name(None if name == "*" else name.encode())
+            self._names.change(link, verdict.names, link.settled_results(), succeeded)
             self.follow_policy()
         link.resume()
 
@@ -166,7 +164,7 @@ class Serving:
         if problem == "portal":
             link.refuse(error_response("ERROR", "34000", f'portal "{portal}" does not exist'))
             return
-        statement = Statement(text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status)
+        statement = Statement(text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status, named=link.named)
         try:
             verdict = await self._policy.judge(statement)
         except Refused as refused:
@@ -196,7 +194,7 @@ class Serving:
         if verdict.settles:
             self._settling = (statement, verdict)
         cacheable = verdict.effect is Effect.ALLOW and verdict.cacheable
-        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles, verdict.any_literals)
+        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles, verdict.any_literals, verdict.copies_in)
 
     def _deny(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if not self._note_denied(statement, verdict):
@@ -303,7 +301,7 @@ class Serving:
         plan: MaskPlan | None
         try:
             columns = row_description(body)
-            rules = await self._policy.columns(Statement(text, "simple", status=link.status), index, columns)
+            rules = await self._policy.columns(Statement(text, "simple", status=link.status, named=link.named), index, columns)
             if len(rules) != len(columns):
                 raise ValueError("the policy answered for another number of columns")
             plan = compile_plan(columns, rules, self._mask_key)

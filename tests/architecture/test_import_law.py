@@ -17,6 +17,7 @@ PGWIRE_RANKS = {
     "session": 50,
     "cancel": 45,
     "serving": 45,
+    "names": 40,
     "legs": 42,
     "parameters": 40,
     "plans": 40,

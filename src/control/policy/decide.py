@@ -57,8 +57,11 @@ def decide(
         reasons = tuple(f"built-in: {refusal.message}" for refusal in facts.refusals)
         return Ruling(Effect.DENY, "built-in", reasons, f"{first.message}", first.hint, first.sqlstate)
     if facts.unknown_name:
-        message = f"the gateway does not know what {facts.unknown_name!r} stands for in this session"
-        return Ruling(Effect.DENY, "built-in", (message,), message, "Use PREPARE or DECLARE in this session, as SQL, before it is used.")
+        what, sqlstate = ("cursor", "34000") if {"fetch", "move"} & set(facts.kinds) else ("prepared statement", "26000")
+        reason = f"the gateway does not know what {facts.unknown_name!r} stands for in this session"
+        message = f'{what} "{facts.unknown_name}" does not exist'
+        hint = "The gateway knows what was made by PREPARE, DECLARE, Parse or Bind in this session."
+        return Ruling(Effect.DENY, "built-in", (reason,), message, hint, sqlstate)
     for touch in touches:
         if touch.table in _CLOSED or (_system(touch.table) and touch.verb != "select"):
             message = f"{touch.verb} on {touch.table} is not available through the gateway"

@@ -10,7 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from control.policy.analysis import Masking, called_opaque, forbidden_use, resul
 from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
-from control.policy.facts import Facts, Name, Unreadable, read_facts
+from control.policy.facts import Facts, Unreadable, read_facts
 from control.policy.literals import literals_are_free
 from control.policy.rules import Policy, PolicyError, matches, read_policy
-from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
+from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, NameChange, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
 
@@ -134,7 +134,6 @@ class _State:
     """What statements change for later ones. Several paths or candidates of a name: the session can't tell which holds."""
 
     paths: tuple[tuple[str, ...], ...]
-    names: dict[tuple[str, str], tuple[Facts, ...]] = field(default_factory=dict)
     temporary: frozenset[str] = frozenset()
 
 
@@ -179,10 +178,9 @@ class SessionJudge:
             self._refresh_masking()
         if self._key is None:
             state = self._state
-            names = sorted((space, name, repr(facts)) for (space, name), facts in state.names.items())
             who = (self._principal.subject, self._principal.acts_for, sorted(self._principal.groups))
             scope = (self._scope.database, self._scope.tables, sorted(self._scope.verbs))
-            every = (self._policy.version, who, scope, state.paths, names, sorted(state.temporary), self._snapshot.version, self._stale)
+            every = (self._policy.version, who, scope, state.paths, sorted(state.temporary), self._snapshot.version, self._stale)
             self._key = int.from_bytes(hashlib.blake2b(repr(every).encode(), digest_size=8).digest(), "big")
         return self._key
 
@@ -212,16 +210,18 @@ class SessionJudge:
             self._snapshot = snapshot
             self._refresh_masking()
 
-    async def _read(self, text: bytes) -> tuple[Facts, ...]:
+    async def _read(self, statement: Statement) -> tuple[Facts, ...]:
+        text, names = statement.text, _Names(statement)
         known = self._seen.get(text)
         if known is None:
             if len(text) > _OFF_LOOP_BYTES:
-                known = await asyncio.to_thread(read_facts, text, dict(self._state.names))
+                known = await asyncio.to_thread(read_facts, text, names)
             else:
-                known = read_facts(text, self._state.names)
+                known = read_facts(text, names)
             if len(self._seen) >= _REMEMBERED:
                 self._seen.pop(next(iter(self._seen)))
-            self._seen[text] = known
+            if not names.asked:  # what a name stands for may change
+                self._seen[text] = known
         return known
 
     async def judge(self, statement: Statement) -> Verdict:
@@ -232,12 +232,10 @@ class SessionJudge:
             return Verdict(Effect.DENY, ("built-in: function call message",), "built-in", version, message=message, hint="Use SELECT.")
         try:
             await self._fresh()
-            facts = await self._read(statement.text)
+            facts = await self._read(statement)
             await self._fresh(facts)
         except Unreadable as error:
             return Verdict(Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message)
-        if statement.protocol == "parse" and statement.name:
-            self._may_mean("statement", statement.name, facts)
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
         for each in facts:
             found.append(self._rule(each, statement))
@@ -279,14 +277,11 @@ class SessionJudge:
             moved = moved or any(access.temporary for access in each.accesses)
         return False
 
-    def _may_mean(self, space: str, name: str, facts: tuple[Facts, ...]) -> None:
-        if (space, name) in self._state.names:
-            self._state.names[space, name] = tuple(dict.fromkeys((*self._state.names[space, name], *facts), None))
-            self._seen, self._key = {}, None
-
     def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
+        if statement.protocol == "parse" and facts.unknown_name:
+            facts = replace(facts, unknown_name="")  # what it stands for is asked when it is executed
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
         if statement.protocol == "parse" and ruling.hold is not None:
@@ -311,7 +306,11 @@ class SessionJudge:
         tables = sorted({touch.table for touch in touched})
         changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
         plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
-        names = tuple((change.name, change.text if change.facts is not None else None) for each in facts for change in each.names)
+        names = tuple(
+            NameChange(index, change.space, change.name, change.text if change.facts is not None else None, change.holds)
+            for index, each in enumerate(facts)
+            for change in each.names
+        )
         verbs = sorted(frozenset().union(*(each.verbs for each in facts)))
         summary: dict[str, Any] = {
             "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
@@ -327,7 +326,7 @@ class SessionJudge:
             rule=ruling.rule,
             policy_version=self._policy.version,
             masks=bool(self._masking) and rows and self._rows_need_masks(facts),
-            cacheable=kept and not (statement.protocol == "parse" and self._state.names),
+            cacheable=kept,
             settles=changes,
             hold=ruling.hold if ruling.effect is Effect.HOLD else None,
             sqlstate=ruling.sqlstate,
@@ -336,6 +335,7 @@ class SessionJudge:
             hint=ruling.hint,
             facts=summary,
             names=names,
+            copies_in=any("copy_from" in each.kinds for each in facts),
         )
 
     def _rows_need_masks(self, facts: tuple[Facts, ...]) -> bool:
@@ -352,8 +352,8 @@ class SessionJudge:
             return (None,) * len(columns)
         if any(column.table_oid and column.table_oid not in self._snapshot.relations for column in columns):
             self._adopt(await self._source.refresh())
-        facts = [each for each in await self._read(statement.text) if each.rows]
-        chosen = facts[index : index + 1] if len(facts) > index else facts
+        facts = await self._read(statement)
+        chosen = [each for each in (facts[index : index + 1] or facts) if each.rows]
         by_lineage: list[MaskRule | None] = [None] * len(columns)
         for each in chosen or ():
             for outputs in result_columns(each, self._snapshot, self._state.paths, self._masking):
@@ -386,7 +386,7 @@ class SessionJudge:
     def settled(self, statement: Statement, succeeded: bool) -> None:
         """See ``ports.SessionPolicy``."""
         try:
-            facts = self._seen.get(statement.text) or read_facts(statement.text, self._state.names)
+            facts = self._seen.get(statement.text) or read_facts(statement.text, _Names(statement))
         except Unreadable:
             return
         for each in facts:
@@ -396,23 +396,10 @@ class SessionJudge:
             self._state.temporary |= created if "ddl" in each.verbs else frozenset()
             if each.kind in ("commit", "rollback", "rollback_to"):
                 self._ended(each.kind, statement.status, succeeded)
-            for change in each.names:
-                self._named(change, succeeded and len(facts) == 1)
             for setting in each.settings:
                 if setting.name in ("search_path", "*"):
                     self._moved(setting.values, setting.local, succeeded, statement.status)
         self._seen, self._key = {}, None
-
-    def _named(self, change: Name, certain: bool) -> None:
-        names = self._state.names
-        if change.facts is None:
-            if certain:  # a DEALLOCATE that failed or is one of several drops nothing that we rely on
-                for key in [key for key in names if key[0] == change.space and change.name in ("*", key[1])]:
-                    del names[key]
-            return
-        key = (change.space, change.name)
-        before = () if certain else names.get(key, ())
-        names[key] = tuple(dict.fromkeys((*before, change.facts), None)) if before else (change.facts,)
 
     def _moved(self, values: tuple[str, ...] | None, local: bool, succeeded: bool, status: str) -> None:
         if local and status == "I":
@@ -442,6 +429,25 @@ class SessionJudge:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
             self._before, self._local, self._key = None, False, None
+
+
+class _Names:
+    """``facts.Names`` of a session, read from the texts that the session's names stand for now."""
+
+    def __init__(self, statement: Statement) -> None:
+        self._named = statement.named
+        self.asked = False
+
+    def get(self, key: tuple[str, str], default: tuple[Facts, ...] = (), /) -> tuple[Facts, ...]:
+        self.asked = True
+        space, name = key
+        found = self._named(space != "statement", name.encode()) if self._named is not None else None
+        if found is None or (space != "statement" and found[1] != (space == "cursor")):
+            return default
+        try:
+            return read_facts(found[0], None)
+        except Unreadable:
+            return default
 
 
 def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) -> Verdict:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from pglast import parser
 
 from control.policy.narrowing import narrows
 
-__all__ = ["Access", "Facts", "Name", "Refusal", "Setting", "Unreadable", "explicit_kinds", "read_facts", "string_list"]
+__all__ = ["Access", "Facts", "Name", "Names", "Refusal", "Setting", "Unreadable", "explicit_kinds", "read_facts", "string_list"]
 
 Node = dict[str, Any]
+
+
+class Names(Protocol):
+    """What names stand for: ``(space, name)`` to facts, where space is statement, cursor (of DECLARE) or portal (of Bind)."""
+
+    def get(self, key: tuple[str, str], default: tuple[Facts, ...] = ..., /) -> tuple[Facts, ...]: ...
 
 
 class Unreadable(Exception):
@@ -66,12 +72,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that the statement gives or takes away: ``space`` is statement or cursor; no ``facts`` means dropped; ``*`` is all."""
+    """A name that the statement gives or takes away: ``space`` is statement or cursor; no ``facts`` means dropped, of all
+    names if ``name`` is empty. Also what decides which cursors live on: savepoint, release, rollback_to, commit, rollback.
+    """
 
     space: str
     name: str
     facts: Facts | None = None
     text: bytes | None = None
+    holds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,8 @@ _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release",
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
 _LOOKED_THROUGH = frozenset({"explain", "prepare", "execute", "declare", "call", "do"})
+_HOLD = 0x20  # CURSOR_OPT_HOLD
+_KEEPERS = frozenset({"savepoint", "release", "rollback_to", "commit", "rollback"})
 _DML_NODES = {"SelectStmt": "select", "InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}
 _ORDINARY_DDL = frozenset(
     {
@@ -160,7 +171,7 @@ def explicit_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kind for kind in kinds if not any(kind in group for group in ordinary))
 
 
-def read_facts(text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> tuple[Facts, ...]:
+def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
     """The facts of every statement in ``text``. ``names`` are the session's prepared statements and cursors.
 
     Raises ``Unreadable``.
@@ -175,7 +186,7 @@ def read_facts(text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) 
         raise Unreadable("42601", f"pgleash: {error.args[0] if error.args else 'syntax error'}") from None
     except RecursionError:
         raise Unreadable("54001", "pgleash: the statement is nested too deeply to be judged") from None
-    known = dict(names)
+    known = _Known(names)
     found: list[Facts] = []
     for item in statements:
         start = item.get("stmt_location", 0)
@@ -185,10 +196,28 @@ def read_facts(text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) 
         except RecursionError:
             raise Unreadable("54001", "pgleash: the statement is nested too deeply to be judged") from None
         for change in facts.names:
-            if change.facts is not None:
-                known[change.space, change.name] = (change.facts,)
+            known.change(change)
         found.append(facts)
     return tuple(found) or (Facts(("empty",)),)
+
+
+class _Known:
+    """The session's names with what the statements of one text have changed of them until now."""
+
+    def __init__(self, names: Names | None) -> None:
+        self._names = names
+        self._own: dict[tuple[str, str], tuple[Facts, ...]] = {}
+
+    def change(self, change: Name) -> None:
+        """What comes next in the text sees this."""
+        self._own[change.space, change.name] = (change.facts,) if change.facts is not None else ()
+
+    def get(self, key: tuple[str, str], default: tuple[Facts, ...] = (), /) -> tuple[Facts, ...]:
+        """What a name stands for: statement, cursor (of DECLARE) or portal (of Bind)."""
+        space, name = ("cursor" if key[0] == "portal" else key[0]), key[1]
+        if (space, name) in self._own:
+            return self._own[space, name] if key[0] == space else ()
+        return default if (space, "") in self._own or self._names is None else self._names.get(key, default)
 
 
 def string_list(items: list[Node]) -> list[str]:
@@ -196,7 +225,7 @@ def string_list(items: list[Node]) -> list[str]:
     return [item["String"].get("sval", "") for item in items if "String" in item]
 
 
-def _statement(stmt: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _statement(stmt: Node, text: bytes, names: Names) -> Facts:
     (node_name, node), *_ = stmt.items()
     if node_name in _DML_NODES:
         return _dml(node_name, node)
@@ -341,7 +370,7 @@ def _within(outer: str, inner: tuple[Facts, ...], **more: Any) -> Facts:
     return Facts(tuple(kinds), tuple(accesses), functions, refusals=refusals, inner=inner, **more)
 
 
-def _explain(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _explain(node: Node, text: bytes, names: Names) -> Facts:
     inner = _statement(node["query"], text, names)
     options = {option["DefElem"]["defname"].lower() for option in node.get("options", ())}
     if "analyze" not in options:
@@ -350,13 +379,13 @@ def _explain(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Fact
     return replace(_within("explain", (inner,)), rows=True, unknown_name=inner.unknown_name)
 
 
-def _prepare(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _prepare(node: Node, text: bytes, names: Names) -> Facts:
     body = _after(text, "AS")
     inner = _statement(node["query"], body, names)
     return _within("prepare", (inner,), executes=False, names=(Name("statement", node["name"], inner, body),))
 
 
-def _execute(node: Node, _: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _execute(node: Node, _: bytes, names: Names) -> Facts:
     inner = names.get(("statement", node["name"]), ())
     facts = _within("execute", inner, rows=any(each.rows for each in inner), unknown_name="" if inner else node["name"])
     return _with_parameters(facts, node)
@@ -374,17 +403,22 @@ def _with_parameters(facts: Facts, node: Node) -> Facts:
     )
 
 
-def _declare(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _declare(node: Node, text: bytes, names: Names) -> Facts:
     body = _after(text, "FOR")
     inner = _statement(node["query"], body, names)
-    return _within("declare", (inner,), names=(Name("cursor", node["portalname"], inner, body),))
+    holds = bool(node.get("options", 0) & _HOLD)
+    return _within("declare", (inner,), names=(Name("cursor", node["portalname"], inner, body, holds),))
 
 
-def _fetch(node: Node, _: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
-    inner = names.get(("cursor", node["portalname"]), ())
+def _fetch(node: Node, _: bytes, names: Names) -> Facts:
+    name, moves = node["portalname"], bool(node.get("ismove"))
+    kind = "move" if moves else "fetch"
+    if bound := names.get(("portal", name), ()):
+        # Nobody has asked yet whether what is bound may run, and this runs it.
+        return _within(kind, bound, rows=not moves and any(each.rows for each in bound))
     # What the cursor reads was judged when it was declared; only its columns matter now.
-    moves = bool(node.get("ismove"))
-    return Facts(("move" if moves else "fetch",), rows=not moves, inner=inner, unknown_name="" if inner or moves else node["portalname"])
+    inner = names.get(("cursor", name), ())
+    return Facts((kind,), rows=not moves, inner=inner, unknown_name="" if inner else name)
 
 
 def _after(text: bytes, keyword: str) -> bytes:
@@ -399,7 +433,7 @@ def _after(text: bytes, keyword: str) -> bytes:
     return text
 
 
-def _copy(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _copy(node: Node, _: bytes, __: Names) -> Facts:
     walk = _Walk()
     out = not node.get("is_from")
     kind = "copy_to" if out else "copy_from"
@@ -425,7 +459,7 @@ def _copy(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]])
     return _facts(walk, (kind,), tree=tree, copies_out=out)
 
 
-def _create_as(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _create_as(node: Node, text: bytes, names: Names) -> Facts:
     inner = _statement(node["query"], text, names)
     kind = "create_materialized_view" if node.get("objtype") == "OBJECT_MATVIEW" else "create_table_as"
     walk = _Walk()
@@ -434,7 +468,7 @@ def _create_as(node: Node, text: bytes, names: Mapping[tuple[str, str], tuple[Fa
     return replace(facts, accesses=(*walk.accesses.values(), *facts.accesses), tree={"CreateTableAsStmt": node})
 
 
-def _set(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _set(node: Node, _: bytes, __: Names) -> Facts:
     how, name, local = node["kind"], node.get("name", "").lower(), bool(node.get("is_local"))
     if how == "VAR_SET_MULTI":
         snapshot = name == "transaction snapshot"
@@ -471,11 +505,11 @@ def _constant(node: Node) -> str:
     return ""
 
 
-def _transaction(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _transaction(node: Node, _: bytes, __: Names) -> Facts:
     kind = _TRANSACTIONS.get(node["kind"])
     if kind is None:
         return Facts(("prepare_transaction",), refusals=(Refusal("two-phase commit is not available"),))
-    return Facts((kind,))
+    return Facts((kind,), names=(Name(kind, node.get("savepoint_name", "")),) if kind in _KEEPERS else ())
 
 
 def _definition(name: str, node: Node) -> Facts:
@@ -531,25 +565,25 @@ def _dropped(node: Node) -> Iterator[tuple[str, str]]:
             yield (parts[-2] if len(parts) > 1 else "", parts[-1])
 
 
-def _show(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _show(node: Node, _: bytes, __: Names) -> Facts:
     return Facts(("show",), rows=True)
 
 
-def _deallocate(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
-    return Facts(("deallocate",), names=(Name("statement", node.get("name") or "*"),))
+def _deallocate(node: Node, _: bytes, __: Names) -> Facts:
+    return Facts(("deallocate",), names=(Name("statement", node.get("name", "")),))
 
 
-def _close(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
-    return Facts(("close",), names=(Name("cursor", node.get("portalname") or "*"),))
+def _close(node: Node, _: bytes, __: Names) -> Facts:
+    return Facts(("close",), names=(Name("cursor", node.get("portalname", "")),))
 
 
-def _discard(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _discard(node: Node, _: bytes, __: Names) -> Facts:
     if node.get("target") not in (None, "DISCARD_ALL"):
         return Facts(("discard",))
-    return Facts(("discard",), settings=(Setting("*", None),), names=(Name("statement", "*"), Name("cursor", "*")))
+    return Facts(("discard",), settings=(Setting("*", None),), names=(Name("statement", ""), Name("cursor", "")))
 
 
-def _do(node: Node, _: bytes, __: Mapping[tuple[str, str], tuple[Facts, ...]]) -> Facts:
+def _do(node: Node, _: bytes, __: Names) -> Facts:
     return Facts(("do",))
 
 

@@ -16,11 +16,12 @@ from pgwire.hot.budget cimport budget_take
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
-    OUTSTANDING, WAIT_ADMIT, WAIT_DRAIN, WAIT_ROOM, WAIT_SETTLE, begin, flush_server, link_break, record,
+    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_ROOM, WAIT_SETTLE,
+    begin, flush_server, link_break, record,
 )
 from pgwire.hot.pipeline cimport (
-    ALLOWED, ANSWER, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, Entry, Portal, Stmt, Named, cache_find, entry_name, entry_named,
-    names_find, portal_new, queue_at, queue_push, stmt_like, stmt_release,
+    ALLOWED, ANSWER, COPIES_IN, COPYING, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, UNSURE, Entry, Portal, Stmt, Named, cache_find, entry_name,
+    entry_named, names_find, portal_new, queue_at, queue_push, stmt_like, stmt_release,
 )
 from pgwire.hot.wire cimport load16, load32, store32
 
@@ -29,12 +30,28 @@ cdef enum:
 
 
 cdef bint _wait(LinkState* k, int what) noexcept nogil:
-    # False: the message stays
+    # False: the message stays. A verdict is asked for only when the server has answered everything: what the message
+    # means then is what it means to the server, and no error can come in between that makes the server skip it.
+    if what == WAIT_ADMIT and k.queue.count:
+        what = WAIT_EMPTY
     k.wait = what
     if what == WAIT_ADMIT:
         leg_up(k.client, UP_ADMIT)
-    elif what != WAIT_ADMIT:
+    else:
         flush_server(k)
+    return False
+
+
+cdef bint wait_over(LinkState* k) noexcept nogil:
+    # After the server's word: does it end what the client's next message waits for?
+    if k.wait == WAIT_DRAIN:
+        return (k.pending_names == 0 and k.pending_portals == 0) or k.queue.count == 0
+    if k.wait == WAIT_ROOM:
+        return k.queue.count < OUTSTANDING // 2
+    if k.wait == WAIT_EMPTY:
+        return k.queue.count == 0
+    if k.wait == WAIT_COPY:
+        return (k.copying == 0 or k.copying == COPY_RUNNING) and not k.barrier
     return False
 
 
@@ -64,6 +81,9 @@ cdef Stmt* _statement(LinkState* k, const uint8_t* name, size_t n, bint* unsettl
             e = queue_at(&k.queue, i)
             if e.kind == c'S':
                 own = False
+            elif n == 0 and e.kind == c'Q':      # it drops the unnamed statement
+                unsettled[0] = not own
+                return NULL
             elif (e.kind == c'P' or e.kind == c'C') and entry_named(e, name, n):
                 if own:
                     return e.stmt if e.disposition != ANSWER else NULL
@@ -151,6 +171,9 @@ cdef bint _run(
     if s.flags & SETTLES:
         e.flags |= SETTLING
         k.settling = True
+    if s.flags & COPIES_IN:
+        e.flags |= COPYING
+        k.copying = COPY_EXPECTED
     return True
 
 
@@ -221,6 +244,8 @@ cdef bint _bind(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if made == NULL:
         link_break(k, b"53200", b"out of memory")
         return False
+    k.serial += 1
+    made.serial = k.serial
     e = _push(k, c'B')
     if e == NULL:
         return False
@@ -331,29 +356,52 @@ cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil
     return True
 
 
+cdef bint _while_copying(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
+    # The server reads rows. It drops Sync and Flush; if it has failed by now it obeys Sync, so it decides.
+    cdef Entry* e
+    if m.kind == c'd':
+        _forward(k, raw, m.total)
+    elif m.kind == c'c' or m.kind == c'f':
+        k.copying = COPY_ENDED
+        k.unflushed = True
+        _forward(k, raw, m.total)
+    elif m.kind == c'S':
+        e = _push(k, c'S')
+        if e == NULL:
+            return False
+        e.flags |= UNSURE
+        k.unsure += 1
+        _forward(k, raw, m.total)
+    elif m.kind != c'H':
+        # The server would fail the COPY and lose its place in the stream. It may have failed already, and would then take
+        # this message as usual; so it is not sent before the server has said which.
+        k.copying = COPY_REFUSED
+        k.copy_refused = m.kind
+        emit_copy(k.server, <const uint8_t*><const char*>b"f\0\0\0\x1dpgleash: unexpected data\0", 30)
+        return _wait(k, WAIT_COPY)
+    return True
+
+
 cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     # True: used; False: it stays, and k.wait or k.ended says why
     cdef uint8_t kind = m.kind
+    if k.copying == COPY_RUNNING:
+        return _while_copying(k, m, raw)
+    if k.copying or k.barrier:
+        return _wait(k, WAIT_COPY)
     if kind == c'X':
+        # as the server does: what was sent before is done first
         k.quit = True
+        if k.queue.count:
+            return _wait(k, WAIT_EMPTY)
         k.ended = True
         leg_up(k.client, UP_GONE)
         return True
     if kind == c'd' or kind == c'c' or kind == c'f':
-        # outside COPY the server drops these, and so do we
-        if k.copy_in:
-            _forward(k, raw, m.total)
-            if kind != c'd':
-                k.copy_in = False
-        return True
+        return True                              # outside COPY the server drops these, and so do we
     if k.skipping and kind != c'S':
         _used(k)
         return True
-    if k.copy_in:
-        if kind == c'S' or kind == c'H':
-            return True
-        link_break(k, b"08P01", b"unexpected message during COPY from stdin")
-        return False
     if kind == c'H':
         k.unflushed = False
         _forward(k, raw, m.total)
@@ -390,7 +438,7 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
 cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nogil:
     # Uses whole messages from p[0:n]; answers the bytes used. Everything to be sent has been pushed on return.
     cdef size_t off = 0, take
-    cdef bint copying = k.copy_in             # what is copied in stands nowhere else; statements stand in the journal
+    cdef bint copying = k.copying == COPY_RUNNING             # what is copied in stands nowhere else; statements stand in the journal
     cdef Message m
     cdef int r
     while off < n and k.wait == 0 and not k.ended:
@@ -413,7 +461,10 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
                 link_break(k, b"54000", b"the message is longer than this gateway accepts")
                 break
             if m.kind == c'd' and r == FRAME_PART:
-                k.drop_stream = not k.copy_in
+                if (k.copying and k.copying != COPY_RUNNING) or k.barrier:
+                    _wait(k, WAIT_COPY)
+                    break
+                k.drop_stream = k.copying == 0
                 k.client.stream_left = m.total
                 continue
         if r == FRAME_PART:
@@ -435,11 +486,11 @@ cdef int refuse_next(LinkState* k, const uint8_t* p, size_t n, const uint8_t* an
     # what it says is replaced by the answer. 0: done and the message's length is to be skipped; -1: no message here.
     cdef Message m
     cdef Entry* e
-    cdef bint extended
+    cdef bint unnamed
     if client_frame(p, n, &m) != 1:
         return -1
-    extended = m.kind != c'Q' and m.kind != c'F'
-    e = _push(k, c'Q' if m.kind == c'Q' else (c'F' if m.kind == c'F' else c'r'))
+    unnamed = m.kind == c'P' and m.body[0] == 0
+    e = _push(k, m.kind if m.kind == c'Q' or m.kind == c'F' or unnamed else c'r')
     if e == NULL:
         return -1
     e.disposition = ANSWER
@@ -450,13 +501,18 @@ cdef int refuse_next(LinkState* k, const uint8_t* p, size_t n, const uint8_t* an
         return -1
     memcpy(e.answer, answer, answer_len)
     e.answer_len = answer_len
-    if extended:
-        # a named statement: a refused Parse of the unnamed one would drop that
-        emit_copy(k.server, <const uint8_t*><const char*>b"P\0\0\0\x17pgleash\0refused!\0\0\0", 24)
-        k.unflushed = True
-    else:
+    k.unflushed = m.kind != c'Q' and m.kind != c'F'
+    if m.kind == c'Q':
         emit_copy(k.server, <const uint8_t*><const char*>b"Q\0\0\0\x0crefused\0", 13)
-        k.unflushed = False
+    elif m.kind == c'F':
+        # function 0 does not exist; a Query would drop the unnamed statement
+        emit_copy(k.server, <const uint8_t*><const char*>b"F\0\0\0\x0e\0\0\0\0\0\0\0\0\0\0", 15)
+    elif unnamed:
+        # as any Parse of the unnamed statement, it drops the one before
+        entry_name(e, m.body, 0)
+        emit_copy(k.server, <const uint8_t*><const char*>b"P\0\0\0\x10\0refused!\0\0\0", 17)
+    else:
+        emit_copy(k.server, <const uint8_t*><const char*>b"P\0\0\0\x17pgleash\0refused!\0\0\0", 24)
     _used(k)
     leg_push(k.server)
     return <int>m.total

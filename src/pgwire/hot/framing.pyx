@@ -131,7 +131,7 @@ cdef bint client_body_ok(const Message* m) noexcept nogil:
     if kind == c'd' or kind == c'X':
         return True
     if kind == c'Q' or kind == c'f':
-        return name_length(p, n) == <ssize_t>n - 1
+        return n > 0 and name_length(p, n) == <ssize_t>n - 1
     if kind == c'D' or kind == c'C':
         return n >= 2 and (p[0] == c'S' or p[0] == c'P') and name_length(p + 1, n - 1) == <ssize_t>n - 2
     if kind == c'E':

@@ -9,9 +9,16 @@ cdef enum:
     WAIT_DRAIN = 2       # ... for the server's word on a name
     WAIT_SETTLE = 3      # ... for the end of a statement that changes what it means
     WAIT_ROOM = 4        # ... for replies: too much is outstanding
+    WAIT_EMPTY = 5       # ... for all replies: it is judged by what holds when the server comes to it
+    WAIT_COPY = 6        # ... for the server's word on a COPY FROM STDIN
 
     PAUSE_DESCRIBE = 1   # the server's next message waits for a mask plan
     PAUSE_FILTER = 2     # ... for its cleaned form
+
+    COPY_EXPECTED = 1    # a COPY FROM STDIN is sent, and not answered yet
+    COPY_RUNNING = 2     # the server reads its rows
+    COPY_ENDED = 3       # the client has said that there are no more
+    COPY_REFUSED = 4     # the client sent what can't come now; the server was told to stop
 
     OUTSTANDING = 16384
 
@@ -42,7 +49,15 @@ cdef struct LinkState:
     Names portals
     uint8_t status
     bint skipping            # the server skips until Sync, and none is under way
-    bint copy_in
+    uint8_t copying          # COPY_*: where a COPY FROM STDIN is; 0: there is none
+    uint8_t copy_refused     # the kind of the message that made us stop it
+    size_t unsure            # Syncs sent while it ran
+    bint barrier             # which of them the server has read as part of it is being found out
+    bint barrier_skips       # ... and an error made the server skip to a Sync
+    uint8_t held_ready       # the status of a ReadyForQuery that may be the barrier's own; 0: none
+    bint undone              # the transaction that ends next is rolled back
+    uint64_t serial          # portals made until now
+    uint32_t settled_results # results that the statement which settles has completed
     bint drop_stream
     bint settling
     bint settled_ok

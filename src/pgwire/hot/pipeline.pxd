@@ -9,13 +9,14 @@ cdef enum:
     ALLOWED = 1               # Stmt.flags: may run, no question asked
     MASKED = 2                # rows need a plan
     SETTLES = 4               # the judge wants to know how it ended
+    COPIES_IN = 8             # it reads rows from the client (COPY FROM STDIN)
 
     FORWARD = 0               # Entry.disposition
     SWALLOW = 1
     ANSWER = 2
 
     UNSURE = 8                # Entry.flags: a Sync that the server may have read as part of COPY
-    COPYING_OUT = 16
+    COPYING = 16              # the statement reads rows from the client
     SETTLING = 32
     MASKING = 64
     SKIPPED = 128
@@ -47,13 +48,17 @@ cdef struct Portal:
     Plan* plan
     bint no_rows
     bint described
+    bint declared             # SQL made it (DECLARE), and has been judged as run
+    bint holds                # WITH HOLD: it outlives a commit
+    bint committed            # ... and has
+    uint64_t serial           # portals are numbered in the order of their making
     size_t formats_len
     uint8_t* formats          # Bind's result formats, as sent
     size_t values_len
     uint8_t* values           # Bind's parameter part, as sent
 
 cdef struct Entry:
-    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F
+    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F r(refused) b(barrier behind a failed COPY)
     uint8_t disposition
     uint8_t flags
     uint8_t name_len
@@ -108,5 +113,7 @@ cdef Named** names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil
 cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** old) noexcept nogil
 cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil
 cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil
+cdef void portals_end(ReactorState* r, Names* t, bint undone) noexcept nogil
+cdef void portals_since(ReactorState* r, Names* t, uint64_t serial) noexcept nogil
 cdef void graveyard_empty(ReactorState* r)
 cdef object portal_values(Portal* p)

@@ -354,6 +354,39 @@ cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
     t.count = 0
 
 
+cdef void _portals_filter(ReactorState* r, Names* t, uint64_t serial, bint ending, bint undone) noexcept nogil:
+    # drops the portals made after `serial`; at a transaction's end those WITH HOLD stay, unless it is undone
+    cdef size_t i
+    cdef Named** at
+    cdef Named* gone
+    cdef Portal* p
+    if t.count == 0:
+        return
+    for i in range(64):
+        at = &t.buckets[i]
+        while at[0] != NULL:
+            p = <Portal*>at[0].what
+            if p.serial <= serial or (ending and p.holds and (p.committed or not undone)):
+                p.committed = p.committed or ending
+                at = &at[0].next
+                continue
+            gone = at[0]
+            at[0] = gone.next
+            portal_release(r, p)
+            free(gone)
+            t.count -= 1
+
+
+cdef void portals_end(ReactorState* r, Names* t, bint undone) noexcept nogil:
+    # the transaction is over
+    _portals_filter(r, t, 0, True, undone)
+
+
+cdef void portals_since(ReactorState* r, Names* t, uint64_t serial) noexcept nogil:
+    # a savepoint was rolled back to
+    _portals_filter(r, t, serial, False, False)
+
+
 cdef object portal_values(Portal* p):
     # Bind's parameter part as (values, formats), one format each
     cdef const uint8_t* q = p.values

@@ -18,10 +18,9 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as c_close, read as c_read, write as c_write
 
-from pgwire.hot.agent_side cimport agent_process
+from pgwire.hot.agent_side cimport agent_process, wait_over
 from pgwire.hot.journal cimport Journal
 from pgwire.hot.leg cimport UP_GONE, enter, leave, leg_gather, leg_hold, leg_push, leg_recv, leg_room, leg_up, leg_update, pthread_mutex_t, pthread_t
-from pgwire.hot.link cimport OUTSTANDING, WAIT_DRAIN, WAIT_ROOM
 from pgwire.hot.pipeline cimport cache_clear, cache_make, graveyard_empty
 from pgwire.hot.server_side cimport server_process
 from pgwire.hot.tls cimport tls_has_pending
@@ -147,10 +146,10 @@ cdef void drain(LinkState* k, LegState* leg) noexcept nogil:
 
 cdef void follow(LinkState* k) noexcept nogil:
     # After the server's word: does it end what the client's next message waits for?
-    if (k.wait == WAIT_DRAIN and ((k.pending_names == 0 and k.pending_portals == 0) or k.queue.count == 0)) or \
-            (k.wait == WAIT_ROOM and k.queue.count < OUTSTANDING // 2):
+    if k.wait and wait_over(k):
         k.wait = 0
         pump(k, k.client)
+        drain(k, k.client)
 
 
 cdef ssize_t _read(LinkState* k, LegState* leg, size_t* room) noexcept nogil:

@@ -21,8 +21,8 @@ from pgwire.hot.leg cimport (
 from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETTLE, finish, meant_portal, to_client_copy
 from pgwire.hot.masking cimport MaskPlan
 from pgwire.hot.pipeline cimport (
-    ALLOWED, MASKED, SETTLES, Entry, Plan, Portal, Stmt, cache_put, names_clear, names_drop, names_put, plan_add, portal_values, queue_at,
-    queue_pop, shape_new, stmt_new, stmt_release,
+    ALLOWED, COPIES_IN, MASKED, SETTLES, Entry, Named, Plan, Portal, Stmt, cache_put, names_clear, names_drop, names_find, names_put, plan_add,
+    portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_new, stmt_release,
 )
 from pgwire.hot.reactor cimport Reactor, clock, drain, follow, pump
 from pgwire.hot.wire cimport load32
@@ -153,10 +153,11 @@ cdef class Link:
             return b"F", b"%d" % load32(m.body), "", "", (), (), problem
         return None
 
-    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False):
+    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False, bint copies_in=False):
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text).
 
         ``cacheable``: the same text needs no asking any more; ``any_literals``: nor does one that differs only in literals.
+        ``copies_in``: it reads rows from the client (COPY FROM STDIN).
         """
         cdef ReactorState* r = self.st.reactor
         cdef Stmt* s
@@ -171,7 +172,7 @@ cdef class Link:
                 s = stmt_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
                 lost = s == NULL
                 if not lost:
-                    s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0)
+                    s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0) | (COPIES_IN if copies_in else 0)
                     if cacheable and allowed and not settles:
                         if any_literals:
                             shape = shape_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
@@ -186,6 +187,7 @@ cdef class Link:
                     self.st.failed_audit = False
                     self.st.wait = 0
                     pump(&self.st, self.st.client)
+                    drain(&self.st, self.st.client)
         leave(r)
         if lost:
             raise MemoryError
@@ -208,6 +210,7 @@ cdef class Link:
                 self.st.wait = 0
                 pump(&self.st, c)
                 leg_update(self.st.server)
+                drain(&self.st, c)
         leave(self.st.reactor)
         self._after()
 
@@ -216,18 +219,25 @@ cdef class Link:
         self.st.stale = False
         self.st.wait = 0
         pump(&self.st, self.st.client)
+        drain(&self.st, self.st.client)
 
     def settled(self):
         """Whether the statement that settles has succeeded."""
         return bool(self.st.settled_ok)
 
+    def settled_results(self):
+        """How many of its results were complete."""
+        return self.st.settled_results
+
     def resume(self):
         """The policy follows what was settled: the client's next message may come."""
         enter(self.st.reactor)
+        self.st.settling = False
         if self.st.wait == WAIT_SETTLE:
             self.st.wait = 0
         clock(self.st.reactor)
         pump(&self.st, self.st.client)
+        drain(&self.st, self.st.client)
         leave(self.st.reactor)
         self._after()
 
@@ -345,14 +355,88 @@ cdef class Link:
         if not kept:
             raise MemoryError
 
+    def define_cursor(self, bytes name, bytes text, bint holds):
+        """SQL's DECLARE has opened ``name`` over ``text``; ``holds``: it outlives a commit."""
+        cdef void* old = NULL
+        cdef uint8_t none[4]
+        cdef Portal* p = NULL
+        cdef Stmt* s
+        cdef bint kept
+        memset(none, 0, 4)
+        enter(self.st.reactor)
+        s = stmt_new(self.st.reactor, self.st.key, <const uint8_t*><const char*>text, len(text))
+        if s != NULL:
+            p = portal_new(s, none, 2, none, 4)
+            stmt_release(self.st.reactor, s)
+        kept = p != NULL and names_put(&self.st.portals, <const uint8_t*><const char*>name, len(name), p, &old) == 0
+        if kept:
+            self.st.serial += 1
+            p.serial = self.st.serial
+            p.declared = True
+            p.holds = holds
+            p.committed = holds and self.st.status == c'I'
+            portal_release(self.st.reactor, <Portal*>old)
+        leave(self.st.reactor)
+        if not kept:
+            raise MemoryError
+
     def forget_name(self, bytes name):
-        """SQL's DEALLOCATE has dropped ``name``; None: all names."""
+        """SQL's DEALLOCATE has dropped ``name``; None: all names but the unnamed statement's."""
+        cdef Named** at
+        cdef Stmt* unnamed = NULL
+        cdef void* old
         enter(self.st.reactor)
         if name is None:
+            at = names_find(&self.st.statements, NULL, 0)
+            if at[0] != NULL:
+                unnamed = <Stmt*>at[0].what
+                unnamed.refs += 1
             names_clear(self.st.reactor, &self.st.statements, False)
+            if unnamed != NULL and names_put(&self.st.statements, NULL, 0, unnamed, &old) < 0:
+                stmt_release(self.st.reactor, unnamed)
         else:
             stmt_release(self.st.reactor, <Stmt*>names_drop(&self.st.statements, <const uint8_t*><const char*>name, len(name)))
         leave(self.st.reactor)
+
+    def forget_cursor(self, bytes name):
+        """SQL's CLOSE has dropped ``name``; None: all cursors and portals."""
+        enter(self.st.reactor)
+        if name is None:
+            names_clear(self.st.reactor, &self.st.portals, True)
+        else:
+            portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
+        leave(self.st.reactor)
+
+    def mark(self):
+        """The number of the newest portal: what ``forget_since`` takes."""
+        return self.st.serial
+
+    def forget_since(self, uint64_t mark):
+        """A savepoint was rolled back to: what was opened after ``mark`` is gone."""
+        enter(self.st.reactor)
+        portals_since(self.st.reactor, &self.st.portals, mark)
+        leave(self.st.reactor)
+
+    def named(self, bint cursor, bytes name):
+        """What a statement's or a cursor's name stands for now: (text, whether SQL declared it), or None."""
+        cdef Named** at
+        cdef Portal* p
+        cdef Stmt* s = NULL
+        cdef bint declared = True
+        enter(self.st.reactor)
+        try:
+            at = names_find(&self.st.portals if cursor else &self.st.statements, <const uint8_t*><const char*>name, len(name))
+            if at[0] == NULL:
+                return None
+            if cursor:
+                p = <Portal*>at[0].what
+                s = p.stmt
+                declared = p.declared
+            else:
+                s = <Stmt*>at[0].what
+            return ((<const char*>s.text)[:s.text_len], bool(declared)) if s != NULL else None
+        finally:
+            leave(self.st.reactor)
 
     def tell_client(self, bytes message):
         """Put a whole message between the server's messages to the client."""
@@ -416,6 +500,22 @@ cdef class Link:
     def quit(self):
         """The client has said goodbye."""
         return bool(self.st.quit)
+
+    @property
+    def goodbye(self):
+        """The client has said goodbye, maybe behind messages that still have to be served."""
+        cdef const uint8_t* p = self.st.client.held
+        cdef size_t off = 0
+        cdef Message m
+        cdef bint said = self.st.quit
+        enter(self.st.reactor)
+        m.kind = 0
+        while off < self.st.client.held_len and client_frame(p + off, self.st.client.held_len - off, &m) == FRAME_WHOLE:
+            off += m.total
+            said = said or m.kind == c'X'
+        said = said and not self.st.ended
+        leave(self.st.reactor)
+        return bool(said)
 
     @property
     def told_why(self):

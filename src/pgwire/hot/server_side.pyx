@@ -7,18 +7,19 @@ Never add: a decision about a column. Plans come from Python.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, row_run, server_frame
-from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, leg_push, leg_up, out_room, spill
-from pgwire.hot.link cimport WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
+from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, emit_copy, leg_push, leg_up, out_room, spill
+from pgwire.hot.link cimport COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
 from pgwire.hot.pipeline cimport (
-    ANSWER, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_clear, names_drop, names_put, plan_find,
-    portal_release, queue_at, stmt_release,
+    ANSWER, COPYING, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_drop, names_put, plan_find,
+    portal_release, portals_end, queue_at, queue_push, stmt_release,
 )
-from pgwire.hot.wire cimport load16, load32
+from pgwire.hot.wire cimport load16, load32, store32
 
 cdef enum:
     STREAMED = 16384                 # a row at least this long passes as it comes
@@ -35,18 +36,85 @@ cdef bint _out_of_step(LinkState* k) noexcept nogil:
     return STAYS
 
 
-cdef void _settled(LinkState* k, bint succeeded) noexcept nogil:
-    k.settling = False
+cdef void _settled(LinkState* k, Entry* e, bint succeeded) noexcept nogil:
+    # the client's next message goes on waiting until Python has drawn the consequences
     k.settled_ok = succeeded
+    k.settled_results = e.index + (e.kind == c'E' and succeeded)
     leg_up(k.client, UP_SETTLED)
 
 
 cdef void _end(LinkState* k, Entry* e, uint32_t flags) noexcept nogil:
     # a statement has its outcome
     finish(k, e, flags)
+    if e.flags & COPYING:
+        e.flags &= <uint8_t>~COPYING
+        k.copying = 0
+    if e.kind == c'd' and e.portal != NULL and e.portal.plan == NULL:
+        e.portal.described = False               # it has failed, or was skipped
     if e.flags & SETTLING:
         e.flags &= <uint8_t>~SETTLING
-        _settled(k, e.sqlstate[0] == 0 and not flags)
+        _settled(k, e, e.sqlstate[0] == 0 and not flags)
+
+
+cdef void _copied(LinkState* k, Entry* e) noexcept nogil:
+    # A COPY that ended well has read every Sync sent while it ran; in a Query another one may follow.
+    k.queue.count -= k.unsure
+    k.unsure = 0
+    k.copying = COPY_EXPECTED if e.kind == c'Q' else 0
+
+
+cdef void _barrier(LinkState* k, bint skips) noexcept nogil:
+    # Which of the Syncs sent while a COPY ran has the server read as part of it, before it failed? Another Sync and a Close
+    # that does nothing tell: all ReadyForQuery before the CloseComplete are theirs, but the last, which is the barrier's.
+    if queue_push(&k.queue, c'b') == NULL:
+        link_break(k, b"53200", b"out of memory")
+        return
+    k.barrier = True
+    k.barrier_skips = skips
+    k.held_ready = 0
+    emit_copy(k.server, _lit(b"S\0\0\0\4C\0\0\0\x0eP pgleash\0H\0\0\0\4"), 25)
+    leg_push(k.server)
+    k.unflushed = False
+
+
+cdef void _barrier_passed(LinkState* k) noexcept nogil:
+    cdef size_t left = 0
+    cdef bint none
+    while k.queue.count and queue_at(&k.queue, 0).kind != c'b':
+        left += 1
+        pop(k)
+    pop(k)
+    none = left == k.unsure
+    k.unsure = 0
+    k.barrier = False
+    if k.barrier_skips and none:
+        k.skipping = True                        # it read them all: without ours it would still skip
+
+
+cdef bint _our_copy_fail(Message* m) noexcept nogil:
+    cdef const uint8_t* p = m.body
+    cdef size_t n = m.n
+    cdef ssize_t length
+    while n > 1 and p[0]:
+        length = name_length(p + 1, n - 1)
+        if length < 0:
+            return False
+        if p[0] == c'M':
+            return length == 48 and memcmp(p + 1, _lit(b"COPY from stdin failed: pgleash: unexpected data"), 48) == 0
+        p += length + 2
+        n -= length + 2
+    return False
+
+
+cdef void _lost(LinkState* k) noexcept nogil:
+    # as the server words it, and ends for it
+    cdef char text[160]
+    cdef int n = snprintf(text + 5, sizeof(text) - 5, "SERROR%cVERROR%cC08P01%cMunexpected message type 0x%02X during COPY from stdin%c", 0, 0, 0, <int>k.copy_refused, 0)
+    text[5 + n] = 0
+    text[0] = c'E'
+    store32(<uint8_t*>text + 1, <uint32_t>(n + 5))
+    to_client_copy(k, <const uint8_t*>text, n + 6)
+    link_break(k, b"08P01", b"terminating connection because protocol synchronization was lost")
 
 
 cdef void _state_of(const uint8_t* p, size_t n, char* state, bint* fatal) noexcept nogil:
@@ -79,26 +147,39 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef bint fatal
     cdef size_t i
     cdef bint synced = False
+    cdef bint copied
     _state_of(m.body, m.n, state, &fatal)
-    while k.queue.count and queue_at(&k.queue, 0).flags & UNSURE and queue_at(&k.queue, 0).kind == c'S' and k.queue.count > 1:
-        pop(k)
     if fatal or k.queue.count == 0:
         _emit(k, m, raw)
         k.fatal = k.fatal or fatal
         return HANDLED
     e = queue_at(&k.queue, 0)
     k.stale = k.wait == WAIT_ADMIT
+    k.undone = True
+    copied = e.flags & COPYING and k.copying != COPY_EXPECTED
+    if copied and k.copying == COPY_REFUSED and _our_copy_fail(m):
+        _lost(k)
+        return STAYS
     if e.disposition == ANSWER:
         to_client_copy(k, e.answer, e.answer_len)
     else:
         _emit(k, m, raw)
     if e.sqlstate[0] == 0:
         memcpy(e.sqlstate, state, 6)
-    k.copy_in = False
-    if e.kind == c'Q' or e.kind == c'F' or e.kind == c'S':
+    if e.kind == c'Q' or e.kind == c'F' or e.kind == c'S' or e.kind == c'b':
+        if e.flags & COPYING:
+            e.flags &= <uint8_t>~COPYING
+            k.copying = 0
+            if k.unsure:
+                _barrier(k, False)
         return HANDLED                       # ReadyForQuery ends it
+    if e.kind == c'P' and e.name_len == 0:
+        stmt_release(k.reactor, <Stmt*>names_drop(&k.statements, e.name, 0))
     _end(k, e, 0)
     pop(k)
+    if copied and k.unsure:
+        _barrier(k, True)
+        return HANDLED
     # the server skips to the next Sync
     for i in range(k.queue.count):
         if queue_at(&k.queue, i).kind == c'S':
@@ -115,24 +196,37 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
 
 cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Entry* e
-    cdef bint unsure
+    cdef uint8_t ready[6]
     if m.n != 1 or k.queue.count == 0:
         return _out_of_step(k)
     e = queue_at(&k.queue, 0)
+    if k.barrier and (e.kind == c'S' or e.kind == c'b'):
+        if k.held_ready:
+            if e.kind == c'b':
+                return _out_of_step(k)
+            memcpy(ready, _lit(b"Z\0\0\0\5"), 5)
+            ready[5] = k.held_ready
+            to_client_copy(k, ready, 6)
+            pop(k)
+        k.held_ready = k.status = m.body[0]
+        return HANDLED
     if e.kind != c'Q' and e.kind != c'F' and e.kind != c'S':
         return _out_of_step(k)
     if e.disposition == ANSWER and e.sqlstate[0] == 0:
         return _out_of_step(k)
     k.status = m.body[0]
-    k.copy_in = False
+    if e.kind == c'Q':
+        # a Query drops the unnamed statement, and the unnamed portal if anything ran
+        stmt_release(k.reactor, <Stmt*>names_drop(&k.statements, e.name, 0))
+        if e.index:
+            portal_release(k.reactor, <Portal*>names_drop(&k.portals, e.name, 0))
     if e.kind != c'S':
         _end(k, e, 0)
-    unsure = e.kind == c'S' and e.flags & UNSURE
     pop(k)
-    if unsure and k.queue.count and queue_at(&k.queue, 0).kind == c'S':
-        queue_at(&k.queue, 0).flags |= UNSURE
-    if k.status == c'I' and k.portals.count:
-        names_clear(k.reactor, &k.portals, True)
+    if k.status == c'I':
+        portals_end(k.reactor, &k.portals, k.undone)
+    if k.status != c'E':
+        k.undone = False
     to_client(k, raw, m.total)
     if k.recording:
         tape_flush(k)
@@ -175,6 +269,14 @@ cdef bint _row_description(LinkState* k, Entry* e, Message* m, const uint8_t* ra
 
 cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
     # CommandComplete, EmptyQueryResponse, PortalSuspended: a result has ended
+    if k.copying and e.flags & COPYING and k.copying != COPY_EXPECTED:
+        if k.copying != COPY_ENDED:
+            return _out_of_step(k)
+        _copied(k, e)
+    if m.n >= 7 and memcmp(m.body, _lit(b"COMMIT"), 7) == 0:
+        k.undone = False
+    elif m.n >= 9 and memcmp(m.body, _lit(b"ROLLBACK"), 9) == 0:
+        k.undone = True
     if e.kind == c'Q' and e.disposition != ANSWER and m.kind != c's':
         e.index += 1
         e.plan = NULL
@@ -185,9 +287,6 @@ cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noex
     to_client(k, raw, m.total)
     _end(k, e, 0)
     pop(k)
-    # A COPY that ended well has read every Sync sent while it ran.
-    while k.queue.count and queue_at(&k.queue, 0).kind == c'S' and queue_at(&k.queue, 0).flags & UNSURE:
-        pop(k)
     return HANDLED
 
 
@@ -195,6 +294,11 @@ cdef bint _confirmed(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noe
     # ParseComplete, BindComplete, CloseComplete: a name changes its meaning now
     cdef void* old = NULL
     if m.n != 0:
+        return _out_of_step(k)
+    if k.barrier and m.kind == c'3' and k.held_ready:
+        _barrier_passed(k)
+        return HANDLED
+    if e.disposition == ANSWER:
         return _out_of_step(k)
     if m.kind == c'1' and e.kind == c'P':
         e.stmt.refs += 1
@@ -220,17 +324,15 @@ cdef bint _confirmed(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noe
 
 
 cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
-    cdef size_t i
-    if e.kind != c'Q' and e.kind != c'E':
+    if (e.kind != c'Q' and e.kind != c'E') or e.disposition == ANSWER:
         return _out_of_step(k)
-    # While it copies in, the server takes any statement sent behind as an error of the COPY and drops it without an answer
-    # of its own: every later answer would be taken for another statement's. What was sent can't be called back.
-    for i in range(1, k.queue.count):
-        if e.kind == c'Q' or queue_at(&k.queue, i).kind != c'S':
-            link_break(k, b"08P01", b"messages were sent behind COPY FROM STDIN before its data")
-            return STAYS
-        queue_at(&k.queue, i).flags |= UNSURE
-    k.copy_in = True
+    if k.queue.count != 1:
+        # Nobody knew that it would read rows. What was sent behind can't be called back, and the server takes it as rows:
+        # every later answer would be taken for another statement's.
+        link_break(k, b"08P01", b"messages were sent behind COPY FROM STDIN before its data")
+        return STAYS
+    e.flags |= COPYING
+    k.copying = COPY_RUNNING
     to_client(k, raw, m.total)
     return HANDLED
 
@@ -262,8 +364,6 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         return _parameter(k, m, raw)
     if kind == c'E':
         return _error(k, m, raw)
-    while k.queue.count > 1 and kind != c'Z' and queue_at(&k.queue, 0).kind == c'S' and queue_at(&k.queue, 0).flags & UNSURE:
-        pop(k)
     if k.queue.count == 0:
         return _out_of_step(k)
     if kind == c'Z':
@@ -285,6 +385,7 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
             return _out_of_step(k)
         if e.portal != NULL:
             e.portal.no_rows = True
+            e.portal.described = True
         if e.disposition != SWALLOW:
             to_client(k, raw, m.total)
         pop(k)
