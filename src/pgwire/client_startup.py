@@ -257,7 +257,9 @@ def _pairs(body: bytes) -> Iterator[tuple[str, str]]:
     at, size = 0, len(body)
     while at < size and body[at]:
         end = body.find(b"\0", at)
-        value_end = body.find(b"\0", end + 1) if end >= 0 else -1
+        if end < 0 or end + 1 == size:
+            break  # no value; one last byte that is no terminator passes there, and so does it here
+        value_end = body.find(b"\0", end + 1)
         if value_end < 0:
             at = size
             break
