@@ -59,8 +59,7 @@ def pgbouncer(stage: Stage) -> Iterator[Target | None]:
     )  # fmt: skip
     try:
         dsn = (
-            f"host=localhost hostaddr=127.0.0.1 port={port} dbname=shop user=bench sslmode=verify-full "
-            f"sslrootcert={stage.certificates.ca}"
+            f"host=localhost hostaddr=127.0.0.1 port={port} dbname=shop user=bench sslmode=verify-full sslrootcert={stage.certificates.ca}"
         )
         for _ in range(50):
             with contextlib.suppress(psycopg.Error):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from pgwire.cancel import CancelKeys
 from pgwire.client_startup import CancelRequested, NotAnswered, Started
-from pgwire.errors import GatewayError, TooManyConnections, error_response, from_refused
+from pgwire.errors import GatewayError, ServerUnavailable, TooManyConnections, error_response, from_refused
 from pgwire.greeting import Greeting
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.relay import Link
@@ -202,7 +202,10 @@ class Session:
         try:
             policy = await parts.policy.open(principal, grant, lease)
             server = await connect(self._reactor, lease)
-            ready = await self._server_login(server, lease, parameters)
+            try:
+                ready = await self._server_login(server, lease, parameters)
+            except (ConnectionError, TlsError) as error:
+                raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
                 "session.opened",
@@ -254,7 +257,7 @@ class Session:
             if isinstance(event, NeedMore):
                 data = await server.receive()
                 if not data:
-                    raise GatewayError("08001", "the database server closed the connection during login")
+                    raise ServerUnavailable("the database server closed the connection during login")
                 startup.receive(data)
             elif isinstance(event, Derive):
                 await asyncio.to_thread(event.work)

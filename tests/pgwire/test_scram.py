@@ -86,7 +86,15 @@ GOOD = make_verifier("x")
 
 @pytest.mark.parametrize(
     "text",
-    ["", "md5" + "0" * 32, "SCRAM-SHA-256$0:AAAA$AAAA:AAAA", GOOD[:-2], GOOD.replace("4096", "99999999999"), GOOD + "x", GOOD.replace("$", "%")],
+    [
+        "",
+        "md5" + "0" * 32,
+        "SCRAM-SHA-256$0:AAAA$AAAA:AAAA",
+        GOOD[:-2],
+        GOOD.replace("4096", "99999999999"),
+        GOOD + "x",
+        GOOD.replace("$", "%"),
+    ],
 )
 def test_no_other_verifier_is_read(text: str) -> None:
     with pytest.raises(ValueError):
@@ -105,7 +113,8 @@ def test_downgrades_are_refused() -> None:
     with pytest.raises(ScramRefused) as caught:
         first(b"y")
     assert caught.value.sqlstate == "28000"
-    for flag, mechanism in ((b"n", PLUS), (b"y", PLUS), (b"p=tls-server-end-point", PLAIN), (b"p=tls-unique", PLUS), (b"x", PLAIN), (b"", PLAIN)):
+    wrong = [(b"n", PLUS), (b"y", PLUS), (b"p=tls-server-end-point", PLAIN), (b"p=tls-unique", PLUS), (b"x", PLAIN), (b"", PLAIN)]
+    for flag, mechanism in wrong:
         with pytest.raises(ScramError):
             first(flag, mechanism=mechanism)
     with pytest.raises(ScramError):

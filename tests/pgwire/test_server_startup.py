@@ -92,7 +92,9 @@ def test_a_cleartext_password_goes_through_verified_tls_only() -> None:
 
 def test_an_older_version_is_taken() -> None:
     server = Server()
-    ready = server.tell(message(b"v", struct.pack("!ii", 196608, 0)) + auth(0) + END.replace(b"k" * 32, b"kkkk").replace(b"\0\0\0\x28", b"\0\0\0\x0c"))
+    ready = server.tell(
+        message(b"v", struct.pack("!ii", 196608, 0)) + auth(0) + END.replace(b"k" * 32, b"kkkk").replace(b"\0\0\0\x28", b"\0\0\0\x0c")
+    )
     assert isinstance(ready, Ready) and ready.key == b"kkkk"
     server = Server()
     refused(lambda: server.tell(message(b"v", struct.pack("!ii", 196608, 0)) + auth(0) + END))
@@ -198,7 +200,7 @@ def test_many_iterations_are_derived_elsewhere() -> None:
         message(b"E", b"\0"),
         message(b"E", b"Mno state\0\0"),
         message(b"E", b"C\xff\xfe\0M\xff\0\0"),
-        message(b"E", b"C28P01\0Mpassword authentication failed for user \"app\"\0\0"),
+        message(b"E", b'C28P01\0Mpassword authentication failed for user "app"\0\0'),
     ],
 )
 def test_odd_servers_end_in_class_08(data: bytes) -> None:

@@ -138,7 +138,9 @@ def test_answered_as_postgresql_answers(postgres: PostgresServer, plain: Door, n
     assert time.monotonic() - began < 3
 
 
-@pytest.mark.parametrize("name", ["version 3.0", "options _pq_ and 3.9", "gss, ssl, startup", "no user", "cancel of 44", "length 7", "no end"])
+@pytest.mark.parametrize(
+    "name", ["version 3.0", "options _pq_ and 3.9", "gss, ssl, startup", "no user", "cancel of 44", "length 7", "no end"]
+)
 def test_one_byte_at_a_time_is_the_same(plain: Door, name: str) -> None:
     assert answer(plain.port, PACKETS[name], single=True) == answer(plain.port, PACKETS[name])
 
@@ -182,9 +184,11 @@ def test_alpn(secured: Door, certificates: Certificates, direct: bool) -> None:
             assert connection.selected_alpn_protocol() == "postgresql"
             connection.sendall(packet("user", USER))
             assert connection.recv(1) == b"R"
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        with handshake(secured.port, direct=direct, alpn=["h2", "http/1.1"], ca=ca) as connection:
-            connection.recv(1)
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        handshake(secured.port, direct=direct, alpn=["h2", "http/1.1"], ca=ca) as connection,
+    ):
+        connection.recv(1)
     # Without any ALPN: fine after an SSLRequest, the end of a direct connection.
     with handshake(secured.port, direct=direct, alpn=[], ca=ca) as connection:
         if direct:
