@@ -31,8 +31,11 @@ PASSWORD = "a password of the pooler"
 
 
 @contextlib.contextmanager
-def pgbouncer(stage: Stage) -> Iterator[Target | None]:
-    """A PgBouncer with TLS and SCRAM in front, SCRAM behind, session mode; None where it is not installed."""
+def pgbouncer(stage: Stage, auth: str) -> Iterator[Target | None]:
+    """A PgBouncer with TLS in front, SCRAM behind, session mode; None where it is not installed.
+
+    ``auth`` is its auth_type: with scram-sha-256 it derives the keys anew at each login, trust shows what it costs without.
+    """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         yield None
@@ -45,7 +48,7 @@ def pgbouncer(stage: Stage) -> Iterator[Target | None]:
     (home / "users.txt").write_text(f'"bench" "{PASSWORD}"\n')
     (home / "pgbouncer.ini").write_text(
         f"[databases]\nshop = host={server.host} port={server.port} dbname=shop user={server.superuser} password={server.password}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = {auth}\n"
         f"auth_file = {home}/users.txt\nclient_tls_sslmode = require\nclient_tls_cert_file = {home}/server.crt\n"
         f"client_tls_key_file = {home}/server.key\npool_mode = session\nmax_client_conn = 500\ndefault_pool_size = 20\n"
         f"ignore_startup_parameters = extra_float_digits\nlogfile = {home}/log\npidfile =\n"
@@ -63,10 +66,10 @@ def pgbouncer(stage: Stage) -> Iterator[Target | None]:
         )
         for _ in range(50):
             with contextlib.suppress(psycopg.Error):
-                psycopg.connect(dsn, password=PASSWORD).close()
+                psycopg.connect(dsn, password=PASSWORD, connect_timeout=5).close()
                 break
             time.sleep(0.1)
-        yield Target("pgbouncer", dsn, PASSWORD, process.pid)
+        yield Target(f"pgbouncer, {auth}", dsn, PASSWORD, process.pid)
     finally:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -95,12 +98,13 @@ def main() -> int:
     with (
         PostgresServer(18, settings={"max_connections": "300"}) as server,
         Stage(customers=1000, server=server) as stage,
-        pgbouncer(stage) as bouncer,
+        pgbouncer(stage, "scram-sha-256") as bouncer,
+        pgbouncer(stage, "trust") as trusting,
     ):
         assert stage.process is not None
         dsn = stage.dsn("agent-7", "")
         ours = Target("pgleash", dsn.replace("password=''", ""), stage.token(), stage.process.pid)
-        targets = [target for target in (bouncer, ours) if target is not None]
+        targets = [target for target in (bouncer, trusting, ours) if target is not None]
         runs: dict[str, list[dict[str, float]]] = {target.name: [] for target in targets}
         for target in targets:
             log_in(target, 20)
@@ -109,7 +113,7 @@ def main() -> int:
                 runs[target.name].append(log_in(target, given.logins))
         for name, found in runs.items():
             median = {key: statistics.median(run[key] for run in found) for key in ("cpu_us", "ms")}
-            print(f"{name:<12} {median['cpu_us']:7.0f} µs CPU per login   {median['ms']:6.2f} ms for the client", flush=True)
+            print(f"{name:<24} {median['cpu_us']:7.0f} µs CPU per login   {median['ms']:6.2f} ms for the client", flush=True)
     return 0
 
 
