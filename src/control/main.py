@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -405,6 +406,9 @@ async def _serve(gateway: Gateway) -> int:
         await gateway.stop()
         return 1
     settings = gateway.settings
+    # What lives as long as the process is not looked through again at every collection.
+    gc.collect()
+    gc.freeze()
     print(f"pgleash ready listen={settings.listen.host[0]}:{gateway.listen_port} api={settings.api.host}:{gateway.api_port}", flush=True)
     await over.wait()
     await gateway.stop()

@@ -9,7 +9,7 @@ Never add here: authentication; the password is only handed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pgwire import messages
@@ -149,9 +149,8 @@ class ClientStartup:
         self._awaited = "sasl answer"
         return messages.authentication_sasl_continue(data)
 
-    def welcome(self, parameters: Mapping[str, str], pid: int, key: bytes) -> bytes:
-        """AuthenticationOk, the server's parameters, the cancel key, ReadyForQuery."""
-        statuses = b"".join(messages.parameter_status(name, value) for name, value in parameters.items())
+    def welcome(self, statuses: bytes, pid: int, key: bytes) -> bytes:
+        """AuthenticationOk, the server's ParameterStatus messages, the cancel key, ReadyForQuery."""
         return messages.authentication_ok() + statuses + messages.backend_key_data(pid, key) + messages.ready_for_query("I")
 
     def _startup(self) -> Event:

@@ -6,8 +6,6 @@ read and written. Never add here: who the client is, or what it may do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pgwire import messages, proxy_protocol
 from pgwire.client_startup import (
     AnswerTls,
@@ -124,9 +122,9 @@ class Greeting:
         final = exchange.final(await self._sasl_answer())
         client.leg.send(messages.authentication_sasl_final(final))
 
-    def welcome(self, parameters: Mapping[str, str], pid: int, key: bytes) -> bytes:
+    def welcome(self, statuses: bytes, pid: int, key: bytes) -> bytes:
         """The messages that end a login."""
-        return self._startup.welcome(parameters, pid, key)
+        return self._startup.welcome(statuses, pid, key)
 
     @property
     def rest(self) -> bytes:

@@ -101,7 +101,7 @@ class Listener:
                 sock.close()
                 continue
             try:
-                tune(sock)
+                sock.setblocking(False)
                 peer = _peer(sock, address)
             except OSError:
                 sock.close()
@@ -168,7 +168,7 @@ def _bound(family: int, address: tuple[str | int, ...]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(1024)
-        sock.setblocking(False)
+        tune(sock)  # Linux hands these options on to every connection accepted here
     except BaseException:
         sock.close()
         raise

@@ -28,7 +28,6 @@ __all__ = [
     "cleartext_password_request",
     "message",
     "negotiate_protocol_version",
-    "parameter_status",
     "password_message",
     "read_negotiation",
     "read_pair",
@@ -38,6 +37,7 @@ __all__ = [
     "sasl_response",
     "startup_message",
     "take",
+    "whole",
 ]
 
 PROTOCOL_3_0 = 3 << 16
@@ -46,6 +46,7 @@ CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 _COLUMN = struct.Struct("!IhIhih")
+_HEAD = struct.Struct("!cI")
 
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
@@ -87,11 +88,6 @@ def authentication_sasl_continue(data: bytes) -> bytes:
 def authentication_sasl_final(data: bytes) -> bytes:
     """AuthenticationSASLFinal."""
     return message(b"R", b"\0\0\0\x0c" + data)
-
-
-def parameter_status(name: str, value: str) -> bytes:
-    """ParameterStatus."""
-    return message(b"S", _string(name) + _string(value))
 
 
 def backend_key_data(pid: int, key: bytes) -> bytes:
@@ -146,6 +142,17 @@ def take(buffer: bytearray, limit: int) -> tuple[bytes, bytes] | None:
     kind, body = bytes(buffer[:1]), bytes(buffer[5 : length + 1])
     del buffer[: length + 1]
     return kind, body
+
+
+def whole(buffer: bytes, at: int, limit: int) -> tuple[bytes, int] | None:
+    """The message at ``at``: (kind, where it ends); its body begins five bytes behind ``at``. None while it is not whole."""
+    if len(buffer) < at + 5:
+        return None
+    kind, length = _HEAD.unpack_from(buffer, at)
+    if length < 4 or length > limit:
+        raise ProtocolViolation("invalid message length")
+    end: int = at + 1 + length
+    return (kind, end) if len(buffer) >= end else None
 
 
 def read_pair(body: bytes) -> tuple[str, str]:

@@ -51,9 +51,9 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Logged in. ``parameters`` are the ParameterStatus values, ``key`` the server's cancel key (b"" if it gave none)."""
+    """Logged in. ``parameters`` are the ParameterStatus messages as they came, ``key`` the server's cancel key (b"": none)."""
 
-    parameters: Mapping[str, str]
+    parameters: bytes
     pid: int
     key: bytes = field(repr=False)
 
@@ -86,7 +86,8 @@ class ServerStartup:
         self._verified = verified
         self._keys = keys
         self._startup = {"user": user, "database": dbname, **parameters}
-        self._buffer = bytearray()
+        self._buffer = b""
+        self._at = 0
         self._scram: ScramClient | None = None
         self._deriving = False
         self._asked = False
@@ -95,6 +96,7 @@ class ServerStartup:
         self._version = messages.PROTOCOL_3_2
         self._negotiated = False
         self._parameters: dict[str, str] = {}
+        self._told = b""
         self._pid = 0
         self._key = b""
 
@@ -104,19 +106,22 @@ class ServerStartup:
 
     def receive(self, data: bytes) -> None:
         """Bytes from the server."""
-        self._buffer += data
+        self._buffer = self._buffer[self._at :] + data
+        self._at = 0
 
     @property
     def rest(self) -> bytes:
         """Bytes behind ReadyForQuery."""
-        return bytes(self._buffer)
+        return self._buffer[self._at :]
 
     def next_event(self) -> NeedMore | Send | Derive | Ready:
         """What to do. Raises ``GatewayError``: the login failed."""
         if self._deriving:
             return self._prove()
-        while (found := messages.take(self._buffer, _LONGEST)) is not None:
-            kind, body = found
+        while (found := messages.whole(self._buffer, self._at, _LONGEST)) is not None:
+            kind, end = found
+            body = self._buffer[self._at + 5 : end]
+            self._at = end
             if kind == b"R":
                 event = self._authentication(body)
                 if event is not None:
@@ -131,6 +136,7 @@ class ServerStartup:
                 raise ProtocolViolation("the database server spoke out of turn during login")
             elif kind == b"S":
                 self._learn(body)
+                self._told += self._buffer[end - len(body) - 5 : end]
             elif kind == b"K":
                 self._keep_key(body)
             elif kind == b"Z":
@@ -150,7 +156,7 @@ class ServerStartup:
     def _learn(self, body: bytes) -> None:
         name, value = messages.read_pair(body)
         self._parameters[name] = value
-        if len(self._parameters) > _MOST_PARAMETERS:
+        if len(self._parameters) > _MOST_PARAMETERS or len(self._told) > _LONGEST:
             raise ProtocolViolation("the database server told too many parameters during login")
 
     def _keep_key(self, body: bytes) -> None:
@@ -170,7 +176,7 @@ class ServerStartup:
                 "the database server's defaults for this login can't be used",
                 hint="The gateway needs client_encoding UTF8 and standard_conforming_strings on.",
             )
-        return Ready(dict(self._parameters), self._pid, self._key)
+        return Ready(self._told, self._pid, self._key)
 
     def _authentication(self, body: bytes) -> Send | Derive | None:
         if len(body) < 4 or self._authenticated:
