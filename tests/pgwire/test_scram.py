@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import statistics
+import time
 from typing import Any
 
 import psycopg
@@ -165,6 +167,22 @@ def test_a_name_that_nobody_has_is_challenged_all_the_same() -> None:
     with pytest.raises(ScramRefused) as caught:
         exchange(ScramClient("x"), ScramServer(made_up, None))
     assert caught.value.sqlstate == "28P01"
+
+
+def test_who_is_not_there_takes_as_long_to_refuse_as_a_wrong_password() -> None:
+    users = ScramUsers([ScramUser(read_verifier("bob", GOOD), Principal("bob"))], only=True)
+    keys, took = ScramKeys(), {"bob": [], "eve": []}  # type: ignore[var-annotated]
+    for _ in range(200):
+        for name, times in took.items():
+            began = time.perf_counter()
+            verifier = users.challenge(name)
+            assert verifier is not None
+            server, client = ScramServer(verifier, None), ScramClient("wrong", keys=keys)
+            with pytest.raises(ScramRefused):
+                exchange(client, server)
+            times.append(time.perf_counter() - began)
+    known, unknown = (statistics.median(times) for times in took.values())
+    assert 0.4 < unknown / known < 2.5
 
 
 def challenged(**change: Any) -> ScramClient:
