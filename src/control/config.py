@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -34,9 +44,11 @@ __all__ = [
     "ListenSettings",
     "MintedCredentials",
     "PolicySettings",
+    "ProxyProtocolSettings",
     "RecordingSettings",
     "RoleMembers",
     "RoleSettings",
+    "ScramUserSettings",
     "SecretRef",
     "ServerSettings",
     "ServerTlsSettings",
@@ -44,6 +56,7 @@ __all__ = [
     "StaticCredentials",
     "StoreSettings",
     "TlsFiles",
+    "UnixSocketSettings",
     "VaultCredentials",
     "load",
     "missing",
@@ -51,6 +64,8 @@ __all__ = [
 
 _SECRET_FORM = "write env:NAME (an environment variable) or file:PATH (a file's content)"
 _HIDDEN = "(hidden)"
+_SECRET_WORDS = ("pass", "secret", "token", "key", "verifier")
+_LONGEST_DIRECTORY = 80  # a socket's address has 107 bytes, and its name with a random ending takes up to 24 of them
 # RFC 8725 section 3.1: the algorithms are ours to choose; a shared secret (HS*) or "none" is never among them.
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
@@ -125,12 +140,31 @@ def _loopback(host: str) -> bool:
         return False
 
 
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError("write an address or a network like 10.1.0.0/16 or fd00::/8, with no bits set behind its prefix") from None
+
+
+def _mode(value: object) -> int:
+    if isinstance(value, str) and len(value) in (3, 4) and set(value) <= set("01234567") and int(value, 8) <= 0o777:
+        return int(value, 8)
+    raise ValueError('write the permissions in quotes, as "0770"')
+
+
 Secret = Annotated[SecretRef, PlainValidator(_secret)]
 ConfigPath = Annotated[Path, AfterValidator(_resolved)]
 Url = Annotated[str, AfterValidator(_url)]
 Name = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Groups = tuple[Name, ...]
+Hosts = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, PlainValidator(_network)]
 
 
 class _Section(BaseModel):
@@ -146,11 +180,30 @@ class TlsFiles(_Section):
     key: ConfigPath
 
 
-class ListenSettings(_Section):
-    """Where agents connect. Times are seconds, sizes bytes; port 0 takes any free port."""
+class UnixSocketSettings(_Section):
+    """A Unix socket beside the TCP port, at ``.s.PGSQL.<port>`` in ``directory``, with the permissions ``mode``."""
 
-    host: Name = "127.0.0.1"
+    directory: ConfigPath
+    mode: Annotated[int, PlainValidator(_mode)] = Field(default="0777", validate_default=True)
+
+
+class ProxyProtocolSettings(_Section):
+    """Load balancers that tell the client's address by the PROXY protocol, version 2. From these addresses it is required."""
+
+    trusted: Annotated[tuple[Network, ...], Field(min_length=1)]
+
+
+def _directory(value: Any) -> Any:
+    return {"directory": value} if isinstance(value, str) else value
+
+
+class ListenSettings(_Section):
+    """Where agents connect. Times are seconds, sizes bytes; port 0 takes any free port. ``host`` may be a list."""
+
+    host: Hosts = ("127.0.0.1",)
     port: Port = 6432
+    unix_socket: Annotated[UnixSocketSettings | None, BeforeValidator(_directory)] = None
+    proxy_protocol: ProxyProtocolSettings | None = None
     tls: TlsFiles | None = None
     plaintext_on_loopback: bool = False
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
@@ -160,6 +213,8 @@ class ListenSettings(_Section):
     @model_validator(mode="after")
     def _guarded(self) -> ListenSettings:
         _refuse_plaintext(self.host, self.tls, self.plaintext_on_loopback)
+        if self.unix_socket is not None and len(os.fsencode(self.unix_socket.directory)) > _LONGEST_DIRECTORY:
+            raise ValueError(f"the path of unix_socket.directory may have at most {_LONGEST_DIRECTORY} bytes")
         return self
 
 
@@ -189,7 +244,7 @@ class ApiSettings(_Section):
 
     @model_validator(mode="after")
     def _guarded(self) -> ApiSettings:
-        _refuse_plaintext(self.host, self.tls, self.plaintext_on_loopback)
+        _refuse_plaintext((self.host,), self.tls, self.plaintext_on_loopback)
         return self
 
 
@@ -207,19 +262,38 @@ class IssuerSettings(_Section):
     leeway: Annotated[float, Field(ge=0, le=60)] = 30.0
 
 
-class IdentitySettings(_Section):
-    """Whose tokens are believed."""
+class ScramUserSettings(_Section):
+    """A user that proves itself by SCRAM-SHA-256. ``subject`` null means the user's name; ``databases`` null means all."""
 
-    issuers: Annotated[tuple[IssuerSettings, ...], Field(min_length=1)]
+    user: Name
+    verifier: Secret
+    subject: Name | None = None
+    groups: Groups = ()
+    acts_for: Name | None = None
+    databases: Groups | None = None
+
+
+class IdentitySettings(_Section):
+    """Whose tokens are believed, and who proves itself by SCRAM instead."""
+
+    issuers: tuple[IssuerSettings, ...] = ()
+    scram_users: tuple[ScramUserSettings, ...] = ()
 
     @model_validator(mode="after")
     def _told_apart(self) -> IdentitySettings:
-        seen: set[str] = set()
-        for issuer in self.issuers:
-            if issuer.issuer in seen:
-                raise ValueError(f"each issuer once; {issuer.issuer} stands here twice")
-            seen.add(issuer.issuer)
+        if not self.issuers and not self.scram_users:
+            raise ValueError("give issuers, scram_users or both")
+        _once([entry.issuer for entry in self.issuers], "issuer")
+        _once([entry.user for entry in self.scram_users], "user of scram_users")
+        if any(entry.user == "token" for entry in self.scram_users):
+            raise ValueError("the user name token stands for whoever a token names: give the SCRAM user another one")
         return self
+
+
+def _once(names: list[str], what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"each {what} once; {name} stands here twice")
 
 
 class ServerTlsSettings(_Section):
@@ -227,15 +301,35 @@ class ServerTlsSettings(_Section):
 
     mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
     ca: ConfigPath | None = None
+    negotiation: Literal["postgres", "direct"] = "postgres"
+    certificate: ConfigPath | None = None
+    key: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServerTlsSettings:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give certificate and key together")
+        if self.mode == "disable" and (self.negotiation == "direct" or self.certificate is not None):
+            raise ValueError("negotiation direct and a client certificate need a mode that is not disable")
+        return self
 
 
 class ServerSettings(_Section):
-    """The PostgreSQL server behind a database name. ``dbname`` is the name that agents use unless told otherwise."""
+    """The PostgreSQL server behind a database name. ``dbname`` is the name that agents use unless told otherwise.
+
+    A ``host`` that begins with a slash is the directory of the server's Unix socket.
+    """
 
     host: Name
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     dbname: Name
     tls: ServerTlsSettings = ServerTlsSettings()
+
+    @model_validator(mode="after")
+    def _no_tls_on_unix_sockets(self) -> ServerSettings:
+        if self.host.startswith("/") and self.tls.mode != "disable":
+            raise ValueError("PostgreSQL has no TLS on a Unix socket: with a host that begins with / write tls: {mode: disable}")
+        return self
 
 
 class MintedCredentials(_Section):
@@ -356,8 +450,8 @@ def _with_dbname(name: Any, entry: Any) -> Any:
     return entry
 
 
-def _refuse_plaintext(host: str, tls: TlsFiles | None, plaintext: bool) -> None:
-    if plaintext and not _loopback(host):
+def _refuse_plaintext(hosts: Sequence[str], tls: TlsFiles | None, plaintext: bool) -> None:
+    if plaintext and not all(_loopback(host) for host in hosts):
         raise ValueError("plaintext_on_loopback only with a loopback host (127.0.0.1, ::1, localhost)")
     if tls is None and not plaintext:
         raise ValueError("give tls: {certificate: PATH, key: PATH}, or for a test on this machine plaintext_on_loopback: true")
@@ -436,7 +530,7 @@ def _is_tag(loc: Sequence[str | int], index: int) -> bool:
 
 def _is_secret_name(loc: Sequence[str | int]) -> bool:
     # An unknown key may hold a misspelled secret ("pasword: hunter2"): under credentials no value is shown.
-    return "credentials" in loc or any(word in str(part).lower() for part in loc[-1:] for word in ("pass", "secret", "token", "key"))
+    return "credentials" in loc or any(word in str(part).lower() for part in loc[-1:] for word in _SECRET_WORDS)
 
 
 def _value_at(document: Any, loc: Sequence[str | int]) -> Any:

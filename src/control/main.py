@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -44,6 +45,7 @@ from control.grants.approvals import ApprovalDesk
 from control.grants.ledger import GrantLedger, GrantRecord
 from control.grants.registry import SessionRegistry
 from control.identity.authenticate import Authenticator
+from control.identity.passwords import ScramUser, ScramUsers
 from control.identity.tokens import TokenVerifier, TrustedIssuer
 from control.policy.catalog import Catalog
 from control.policy.engine import PolicyEngine
@@ -55,7 +57,8 @@ from pgwire.hot.journal import Journal, JournalDamaged, JournalLocked
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.listener import Listener
-from pgwire.ports import Refused, ServerTls
+from pgwire.ports import Principal, Refused, ServerTls
+from pgwire.scram import read_verifier
 from pgwire.session import Parts
 
 __all__ = ["Finding", "Gateway", "doctor", "serve"]
@@ -95,7 +98,7 @@ class Gateway:
         # Numbers rise across restarts: seconds since 1970 in the upper bits, a counter in the lower 24.
         numbers = itertools.count(int(time.time()) << 24)
         parts = Parts(
-            identity=Authenticator(self._verifier, settings.databases.keys()),
+            identity=Authenticator(self._verifier, settings.databases.keys(), _scram_users(settings)),
             grants=self._ledger,
             credentials=self._logins,
             policy=self._engine,
@@ -110,7 +113,8 @@ class Gateway:
             max_statement=settings.listen.max_statement_bytes,
             statement_bytes=settings.recording.statement_bytes,
         )
-        self._listener = Listener(parts, self._reactor, settings.listen.max_connections)
+        proxies = settings.listen.proxy_protocol
+        self._listener = Listener(parts, self._reactor, settings.listen.max_connections, proxies.trusted if proxies else ())
         api = settings.api
         self._api = ApiServer(
             verifier=self._verifier,
@@ -145,7 +149,12 @@ class Gateway:
         self._run(self._follow_catalogs(), "catalogs")
         self._run(self._prepare_segments(), "segments")
         self._run(self._checkpointer.run(self.settings.audit.checkpoint_interval), "checkpoints")
-        self.listen_port = self._listener.listen(self.settings.listen.host, self.settings.listen.port)
+        listen = self.settings.listen
+        self.listen_port = listen.port
+        for host in listen.host:
+            self.listen_port = self._listener.listen(host, self.listen_port)
+        if listen.unix_socket is not None:
+            self._listener.listen_unix(listen.unix_socket.directory, self.listen_port, listen.unix_socket.mode)
         self.api_port = await self._api.start(self.settings.api.host, self.settings.api.port)
 
     async def stop(self) -> None:
@@ -272,6 +281,24 @@ def _server_tls(settings: Settings) -> TlsContext | None:
         raise ConfigurationError([f"listen.tls: {error}: a PEM certificate chain and its private key"]) from None
 
 
+def _scram_users(settings: Settings) -> ScramUsers:
+    users: list[ScramUser] = []
+    problems: list[str] = []
+    for index, entry in enumerate(settings.identity.scram_users):
+        principal = Principal(
+            entry.subject or entry.user, issuer="scram", groups=frozenset(entry.groups), acts_for=entry.acts_for, token_id=None
+        )
+        try:
+            verifier = read_verifier(entry.user, entry.verifier.resolve())
+        except ValueError as error:
+            problems.append(f"identity.scram_users[{index}].verifier: value (hidden): {error}; `pgleash token scram` makes one")
+            continue
+        users.append(ScramUser(verifier, principal, frozenset(entry.databases) if entry.databases is not None else None))
+    if problems:
+        raise ConfigurationError(problems)
+    return ScramUsers(users, only=not settings.identity.issuers)
+
+
 def _issuer(entry: IssuerSettings) -> TrustedIssuer:
     return TrustedIssuer(
         issuer=entry.issuer,
@@ -289,7 +316,9 @@ def _issuer(entry: IssuerSettings) -> TrustedIssuer:
 def _place(name: str, entry: DatabaseSettings) -> Place:
     server = entry.server
     ca = str(server.tls.ca) if server.tls.ca else None
-    return Place(name, server.host, server.port, server.dbname, ServerTls(server.tls.mode, ca))
+    certificate, key = (str(server.tls.certificate), str(server.tls.key)) if server.tls.certificate else (None, None)
+    tls = ServerTls(server.tls.mode, ca, server.tls.negotiation, certificate, key)
+    return Place(name, server.host, server.port, server.dbname, tls)
 
 
 def _login_source(name: str, entry: DatabaseSettings) -> LoginSource:
@@ -377,7 +406,10 @@ async def _serve(gateway: Gateway) -> int:
         await gateway.stop()
         return 1
     settings = gateway.settings
-    print(f"pgleash ready listen={settings.listen.host}:{gateway.listen_port} api={settings.api.host}:{gateway.api_port}", flush=True)
+    # What lives as long as the process is not looked through again at every collection.
+    gc.collect()
+    gc.freeze()
+    print(f"pgleash ready listen={settings.listen.host[0]}:{gateway.listen_port} api={settings.api.host}:{gateway.api_port}", flush=True)
     await over.wait()
     await gateway.stop()
     return 0
@@ -419,7 +451,13 @@ async def _examine(settings: Settings) -> list[Finding]:
         PolicyEngine(settings.policy.file, {})
         return []
 
+    async def passwords() -> list[str]:
+        _scram_users(settings)
+        return []
+
     await look("TLS certificate for agents", tls)
+    if settings.identity.scram_users:
+        await look("verifiers of SCRAM users", passwords)
     await look(f"policy {settings.policy.file}", policy)
     for issuer in settings.identity.issuers:
 

@@ -27,6 +27,8 @@ listen:                         # where agents connect, with any PostgreSQL driv
     certificate: tls/server.crt # PEM, the chain that agents check (sslmode=verify-full)
     key: tls/server.key
   # plaintext_on_loopback: true # for a test on this machine only: also accept connections without TLS
+  # unix_socket: {directory: /run/pgleash, mode: "0770"}  # a Unix socket too, for users with a password
+  # proxy_protocol: {trusted: [10.1.0.0/16]}  # load balancers that tell the client's address
   # max_connections: 1000
   # login_timeout: 30           # seconds from connecting to being logged in
   # max_statement_bytes: 16777216
@@ -54,6 +56,8 @@ identity:
       # groups_claim: groups
       # max_lifetime: 3600      # seconds; a longer-lived token is refused
       # leeway: 30              # seconds of clock difference
+  # scram_users:                # who has a password instead; `pgleash token scram` makes the verifier
+  #   - {user: reporting, verifier: file:keys/reporting.scram, groups: [analysts], databases: [shop]}
 
 databases:
   shop:                         # the database name that agents connect to
@@ -64,6 +68,9 @@ databases:
       tls:
         mode: verify-full       # disable, require, verify-ca or verify-full
         # ca: tls/postgres-ca.crt  # the system's authorities when left out
+        # negotiation: direct   # TLS from the first byte: PostgreSQL 17 or newer
+        # certificate: tls/client.crt  # for servers that want to see one
+        # key: tls/client.key
     credentials:
       kind: minted              # a role is made for each grant and dropped when it ends
       user: pgleash_service     # needs CREATEROLE and the rights that it is to hand on

@@ -1,6 +1,7 @@
 """The agent's side of a connection's beginning, without I/O: bytes in, events out.
 
-Source: PostgreSQL, "Start-up" and "SSL Session Encryption". Bytes that came before TLS are never used after it
+Source: PostgreSQL, "Start-up", "SASL Authentication" and "SSL Session Encryption"; what is answered, and what is not answered at
+all, follows ProcessStartupPacket in src/backend/tcop/backend_startup.c. Bytes that came before TLS are never used after it
 (CVE-2021-23214): a client that sends any is refused.
 
 Never add here: authentication; the password is only handed on.
@@ -8,16 +9,26 @@ Never add here: authentication; the password is only handed on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pgwire import messages
 from pgwire.errors import GatewayError, ProtocolViolation
 
-__all__ = ["AnswerTls", "CancelRequested", "ClientStartup", "NeedMore", "PasswordGiven", "RefuseEncryption", "Started"]
+__all__ = [
+    "AnswerTls", "CancelRequested", "ClientStartup", "NeedMore", "NotAnswered", "PasswordGiven", "RefuseEncryption", "SaslAnswered",
+    "SaslBegun", "Started", "read_boolean",
+]  # fmt: skip
 
-_LONGEST_STARTUP = 10000  # as PostgreSQL's MAX_STARTUP_PACKET_LENGTH
-_LONGEST_PASSWORD = 65535
+_LONGEST_STARTUP = 10000  # behind the length word, as PostgreSQL's MAX_STARTUP_PACKET_LENGTH
+_LONGEST_PASSWORD = 16384 + 5  # with its length word: a token of 16 KiB
+_LONGEST_SASL = 1024 + 4  # with its length word, as PostgreSQL's PG_MAX_SASL_MESSAGE_LENGTH
+_LONGEST_KEY = 256
+_NEWEST = messages.PROTOCOL_3_2
+
+
+class NotAnswered(ProtocolViolation):
+    """The connection ends without a word, as PostgreSQL ends it: what came is not a client that would understand one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,17 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The startup message. ``parameters`` as sent, with ``user`` and ``database`` taken out of them as well."""
+    """The startup message. ``settings`` are the parameters that name one, in order, ``options`` the parameter of that name.
+
+    ``reply`` is sent first (NegotiateProtocolVersion, or nothing). ``key_length`` is that of a cancel key for this client.
+    """
 
     user: str
     database: str
-    parameters: Mapping[str, str]
+    options: str
+    settings: tuple[tuple[str, str], ...]
+    reply: bytes = b""
+    key_length: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +80,29 @@ class PasswordGiven:
     password: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SaslBegun:
+    """SASLInitialResponse. ``data`` None: the client waits for an empty challenge first."""
+
+    mechanism: str
+    data: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SaslAnswered:
+    """SASLResponse."""
+
+    data: bytes = field(repr=False)
+
+
+Event = NeedMore | AnswerTls | RefuseEncryption | CancelRequested | Started | PasswordGiven | SaslBegun | SaslAnswered
+
+
 class ClientStartup:
-    """States: before the startup message; asked for the password; done. ``rest`` are bytes that came behind."""
+    """States: before the startup message; asked for a password, a SASL beginning, a SASL answer. ``rest`` are bytes behind.
+
+    ``tls_available``: SSLRequest is answered with yes. ``plaintext_allowed``: a session without TLS may begin.
+    """
 
     def __init__(self, *, tls_available: bool, plaintext_allowed: bool) -> None:
         self._tls_available = tls_available
@@ -73,8 +111,7 @@ class ClientStartup:
         self._encrypted = False
         self._asked_tls = False
         self._asked_gss = False
-        self._started = False
-        self._negotiate = b""
+        self._awaited = "startup"
 
     def receive(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -85,99 +122,166 @@ class ClientStartup:
         """What the client sent behind its last message of the startup."""
         return bytes(self._buffer)
 
-    def next_event(self) -> NeedMore | AnswerTls | RefuseEncryption | CancelRequested | Started | PasswordGiven:
+    def next_event(self) -> Event:
         """What has come. Raises ``GatewayError``."""
-        return self._password() if self._started else self._startup()
+        if self._awaited == "startup":
+            return self._startup()
+        return self._password() if self._awaited == "password" else self._sasl()
 
-    def tls_started(self) -> None:
-        """The handshake is done."""
+    def tls_started(self, alpn: str, *, direct: bool = False) -> None:
+        """The handshake is done; ``direct``: without an SSLRequest. Raises ``NotAnswered`` when ALPN had to be agreed and was not."""
+        if direct and alpn != "postgresql":
+            raise NotAnswered("direct TLS without the ALPN protocol postgresql")
         self._encrypted = True
 
     def ask_password(self) -> bytes:
-        """The request for the token, which travels as a cleartext password inside TLS."""
-        self._started = True
-        return self._negotiate + messages.cleartext_password_request()
+        """The request for the token, which travels as a cleartext password."""
+        self._awaited = "password"
+        return messages.cleartext_password_request()
 
-    def welcome(self, parameters: Mapping[str, str], pid: int, key: bytes) -> bytes:
-        """AuthenticationOk, the server's parameters, the cancel key, ReadyForQuery."""
-        statuses = b"".join(messages.parameter_status(name, value) for name, value in parameters.items())
+    def ask_sasl(self, mechanisms: Sequence[str]) -> bytes:
+        """The request to prove the password by one of ``mechanisms``."""
+        self._awaited = "sasl beginning"
+        return messages.authentication_sasl(mechanisms)
+
+    def challenge(self, data: bytes) -> bytes:
+        """A SASL challenge; an answer is awaited."""
+        self._awaited = "sasl answer"
+        return messages.authentication_sasl_continue(data)
+
+    def welcome(self, statuses: bytes, pid: int, key: bytes) -> bytes:
+        """AuthenticationOk, the server's ParameterStatus messages, the cancel key, ReadyForQuery."""
         return messages.authentication_ok() + statuses + messages.backend_key_data(pid, key) + messages.ready_for_query("I")
 
-    def _startup(self) -> NeedMore | AnswerTls | RefuseEncryption | CancelRequested | Started:
+    def _startup(self) -> Event:
         buffer = self._buffer
         if len(buffer) < 4:
             return NeedMore()
         length = int.from_bytes(buffer[:4], "big")
-        if length < 8 or length > _LONGEST_STARTUP:
-            raise ProtocolViolation("invalid length of startup packet")
+        if not 8 <= length <= _LONGEST_STARTUP + 4:
+            raise NotAnswered("invalid length of startup packet")
         if len(buffer) < length:
             return NeedMore()
         code = int.from_bytes(buffer[4:8], "big")
         body = bytes(buffer[8:length])
         del buffer[:length]
-        if code == messages.SSL_REQUEST:
-            return self._encryption(body, gss=False)
-        if code == messages.GSSENC_REQUEST:
-            return self._encryption(body, gss=True)
         if code == messages.CANCEL_REQUEST:
-            if not 8 <= len(body) <= 260:
-                raise ProtocolViolation("malformed CancelRequest")
+            if not 4 < len(body) <= 4 + _LONGEST_KEY:
+                raise NotAnswered("invalid length of cancel request packet")
             return CancelRequested(int.from_bytes(body[:4], "big"), body[4:])
+        # A second request of either kind is read as a protocol version, which it is not.
+        if code == messages.SSL_REQUEST and not self._asked_tls:
+            self._asked_tls = True
+            return self._encryption(self._tls_available and not self._encrypted)
+        if code == messages.GSSENC_REQUEST and not self._asked_gss:
+            self._asked_gss = True
+            return self._encryption(False)
         return self._start(code, body)
 
-    def _encryption(self, body: bytes, *, gss: bool) -> AnswerTls | RefuseEncryption:
-        if body or self._encrypted or (self._asked_gss if gss else self._asked_tls):
-            raise ProtocolViolation("unexpected request for encryption")
-        if gss:
-            self._asked_gss = True
-        else:
-            self._asked_tls = True
+    def _encryption(self, offered: bool) -> AnswerTls | RefuseEncryption:
         if self._buffer:
             raise ProtocolViolation("received unencrypted data after a request for encryption")
-        return AnswerTls() if self._tls_available and not gss else RefuseEncryption()
+        return AnswerTls() if offered else RefuseEncryption()
 
-    def _start(self, code: int, body: bytes) -> Started:
-        if code >> 16 != 3:
-            raise ProtocolViolation(f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}: the gateway speaks 3.0")
-        parameters = self._parameters(body)
-        options = [name for name in parameters if name.startswith("_pq_.")]
-        if code & 0xFFFF or options:
-            self._negotiate = messages.negotiate_protocol_version(messages.PROTOCOL_3_0, options)
+    def _start(self, version: int, body: bytes) -> Started:
+        if version >> 16 != 3:
+            told = f"{version >> 16}.{version & 0xFFFF}"
+            raise GatewayError("0A000", f"unsupported frontend protocol {told}: the gateway supports 3.0 to 3.2")
+        own = {"user": "", "database": "", "options": ""}
+        settings: list[tuple[str, str]] = []
+        unknown: list[str] = []
+        for name, value in _pairs(body):
+            if name in own:
+                own[name] = value
+            elif name == "replication":
+                _refuse_replication(value)
+            elif name.startswith("_pq_."):
+                unknown.append(name)
+            else:
+                settings.append((name, value))
         if not self._encrypted and not self._plaintext_allowed:
             raise GatewayError("28000", "this gateway is reached by TLS only", hint="Connect with sslmode=verify-full.")
-        user = parameters.get("user", "")
-        if not user:
+        if not own["user"]:
             raise GatewayError("28000", "no PostgreSQL user name specified in startup packet")
-        if parameters.get("replication", "").lower() not in ("", "0", "off", "false", "no"):
-            raise GatewayError("0A000", "replication connections are not possible through this gateway")
-        return Started(user, parameters.get("database") or user, parameters)
+        reply = messages.negotiate_protocol_version(min(version, _NEWEST), unknown) if version > _NEWEST or unknown else b""
+        key_length = 32 if version >= messages.PROTOCOL_3_2 else 4
+        return Started(own["user"], own["database"] or own["user"], own["options"], tuple(settings), reply, key_length)
 
-    @staticmethod
-    def _parameters(body: bytes) -> dict[str, str]:
-        if body[-1:] != b"\0" or (len(body) > 1 and body[-2:] != b"\0\0"):
-            raise ProtocolViolation("malformed startup packet")
-        words = body[:-2].split(b"\0") if len(body) > 1 else []
-        if len(words) % 2:
-            raise ProtocolViolation("malformed startup packet")
+    def _take(self, limit: int, what: str) -> bytes | None:
+        if self._buffer and self._buffer[:1] != b"p":
+            raise ProtocolViolation(f"expected {what} response, got another message")
         try:
-            texts = [word.decode("utf-8") for word in words]
-        except UnicodeDecodeError:
-            raise ProtocolViolation("the startup packet is not UTF-8") from None
-        names = texts[::2]
-        if len(set(names)) != len(names) or "" in names:
-            raise ProtocolViolation("malformed startup packet")
-        return dict(zip(names, texts[1::2], strict=True))
+            found = messages.take(self._buffer, limit)
+        except ProtocolViolation:
+            raise NotAnswered(f"invalid length of {what} response") from None
+        return found[1] if found is not None else None
 
     def _password(self) -> NeedMore | PasswordGiven:
-        if self._buffer and self._buffer[:1] != b"p":
-            raise ProtocolViolation("expected a password message")
-        found = messages.take(self._buffer, _LONGEST_PASSWORD)
-        if found is None:
+        body = self._take(_LONGEST_PASSWORD, "password")
+        if body is None:
             return NeedMore()
-        _, body = found
         if body.find(b"\0") != len(body) - 1:
-            raise ProtocolViolation("malformed password message")
+            raise ProtocolViolation("invalid password packet size")
         try:
             return PasswordGiven(body[:-1].decode("utf-8"))
         except UnicodeDecodeError:
             raise GatewayError("28P01", "the token is not text", hint="Give the token as the password.") from None
+
+    def _sasl(self) -> NeedMore | SaslBegun | SaslAnswered:
+        body = self._take(_LONGEST_SASL, "SASL")
+        if body is None:
+            return NeedMore()
+        if self._awaited == "sasl answer":
+            return SaslAnswered(body)
+        mechanism, end, rest = body.partition(b"\0")
+        length = int.from_bytes(rest[:4], "big", signed=True)
+        if not end or len(rest) < 4 or length < -1 or len(rest) != 4 + max(length, 0):
+            raise ProtocolViolation("invalid message format")
+        self._awaited = "sasl answer"
+        return SaslBegun(mechanism.decode("utf-8", "replace"), rest[4:] if length >= 0 else None)
+
+
+def read_boolean(text: str) -> bool | None:
+    """A boolean as parse_bool reads it: a prefix of true, false, yes or no, ``on``, ``of`` or ``off``, 1 or 0, in any case."""
+    folded = text.lower() if text.isascii() else ""
+    if folded and any(word.startswith(folded) for word in ("true", "yes")):
+        return True
+    if folded and any(word.startswith(folded) for word in ("false", "no")):
+        return False
+    return {"on": True, "of": False, "off": False, "1": True, "0": False}.get(folded)
+
+
+def _pairs(body: bytes) -> Iterator[tuple[str, str]]:
+    # As ProcessStartupPacket walks them: a name, a value, until the terminator, which must be the last byte.
+    at, size = 0, len(body)
+    while at < size and body[at]:
+        end = body.find(b"\0", at)
+        if end < 0 or end + 1 == size:
+            break  # no value; one last byte that is no terminator passes there, and so does it here
+        value_end = body.find(b"\0", end + 1)
+        if value_end < 0:
+            at = size
+            break
+        try:
+            yield body[at:end].decode("utf-8"), body[end + 1 : value_end].decode("utf-8")
+        except UnicodeDecodeError:
+            raise ProtocolViolation("the startup packet is not UTF-8") from None
+        at = value_end + 1
+    if at != size - 1:
+        raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
+
+
+def _refuse_replication(value: str) -> None:
+    wanted = True if value == "database" else read_boolean(value)
+    if wanted is None:
+        raise GatewayError(
+            "22023",
+            f'invalid value for parameter "replication": "{value[:40]}"',
+            hint='Valid values are: "false", 0, "true", 1, "database".',
+        )
+    if wanted:
+        raise GatewayError(
+            "0A000",
+            "replication connections are not possible through this gateway",
+            hint="Connect without the parameter replication; logical decoding and base backups need a way past the gateway.",
+        )

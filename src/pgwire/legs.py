@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 from pgwire.errors import ServerUnavailable
 from pgwire.hot.leg import Leg
 from pgwire.hot.reactor import Reactor
-from pgwire.hot.tls import TlsContext, TlsError
+from pgwire.hot.tls import TlsContext, TlsError, first_byte
 from pgwire.ports import Lease, ServerTls
 from pgwire.server_startup import ssl_request
 
@@ -21,8 +22,10 @@ _contexts: dict[ServerTls, TlsContext] = {}
 
 
 def tune(sock: socket.socket) -> None:
-    """Options of every socket: no delay, and keepalive that finds a dead peer within about two minutes."""
+    """Options of every socket: no delay, and keepalive that finds a dead peer within about two minutes (neither on a Unix socket)."""
     sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
@@ -65,6 +68,23 @@ class ColdLeg:
             await self._until(read=True)
         return data
 
+    async def first_byte(self) -> int:
+        """The first byte that has come, which is left where it is; -1 at the end. Raises ConnectionError."""
+        while (byte := first_byte(self.leg.fileno())) is None:
+            await self._until(read=True)
+        return byte
+
+    async def exactly(self, size: int) -> bytes:
+        """Just so many bytes: what is behind them stays in the socket, where TLS may want it. Raises ConnectionError."""
+        data = b""
+        while len(data) < size:
+            while (more := self.leg.receive(size - len(data))) is None:
+                await self._until(read=True)
+            if not more:
+                raise ConnectionResetError(f"closed after {len(data)} of {size} bytes")
+            data += more
+        return data
+
     async def send(self, data: bytes) -> None:
         """Send all of ``data``. Raises ConnectionError."""
         self.leg.send(data)
@@ -91,7 +111,7 @@ def _client_context(tls: ServerTls) -> TlsContext:
     # One context per way to reach a server: making one reads the trust store.
     context = _contexts.get(tls)
     if context is None:
-        context = _contexts[tls] = TlsContext.client(tls.mode, tls.ca_file)
+        context = _contexts[tls] = TlsContext.client(tls.mode, tls.ca_file, tls.certificate_file, tls.key_file)
     return context
 
 
@@ -117,8 +137,8 @@ async def connect(reactor: Reactor, lease: Lease, timeout: float = 10.0) -> Cold
 async def _dial(host: str, port: int) -> int:
     loop = asyncio.get_running_loop()
     problem: OSError = OSError("no address")
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
+    for family, address in await _addresses(host, port):
+        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             tune(sock)
             await loop.sock_connect(sock, address)
@@ -132,17 +152,48 @@ async def _dial(host: str, port: int) -> int:
     raise problem
 
 
+async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    # What needs no look-up gets none: that would be a hop into another thread.
+    if host.startswith("/"):
+        return [(socket.AF_UNIX, f"{host.rstrip('/')}/.s.PGSQL.{port}")]
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return [(family, (host, port))]
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
+
+
 async def _secure(leg: ColdLeg, lease: Lease, where: str) -> None:
+    direct = lease.tls.negotiation == "direct"
+    if not direct:
+        await _ask_for_tls(leg, lease, where)
+    await leg.start_tls(_client_context(lease.tls), lease.host)
+    if direct and (leg.leg.tls is None or leg.leg.tls[1] != "postgresql"):
+        raise ServerUnavailable(
+            "the database server does not speak TLS from the first byte",
+            hint="Direct TLS needs PostgreSQL 17 or newer: set tls.negotiation to postgres for this database.",
+            private=f"{where}: the ALPN protocol postgresql was not agreed",
+        )
+
+
+async def _ask_for_tls(leg: ColdLeg, lease: Lease, where: str) -> None:
     await leg.send(ssl_request())
-    answer = leg.leg.receive(1)
+    answer = leg.leg.receive(2)
     while answer is None:
         await leg._until(read=True)
-        answer = leg.leg.receive(1)
-    if answer != b"S":
-        # Whatever else came is not protected, so it is not shown either.
+        answer = leg.leg.receive(2)
+    if answer == b"S":
+        return
+    # Whatever else came is not protected, so it is neither used nor shown.
+    if answer[:1] == b"S":
         raise ServerUnavailable(
-            "the database server does not offer TLS",
-            hint=f"The gateway asks for TLS mode {lease.tls.mode}: enable ssl on the server, or set tls.mode for this database.",
-            private=f"{where}: answered {answer!r} to SSLRequest",
+            "the database server's answer can't be trusted", private=f"{where}: unencrypted bytes came behind the answer to SSLRequest"
         )
-    await leg.start_tls(_client_context(lease.tls), lease.host)
+    raise ServerUnavailable(
+        "the database server does not offer TLS",
+        hint=f"The gateway asks for TLS mode {lease.tls.mode}: enable ssl on the server, or set tls.mode for this database.",
+        private=f"{where}: answered {answer[:1]!r} to SSLRequest",
+    )

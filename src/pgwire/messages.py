@@ -1,6 +1,6 @@
 """Messages that are built or read outside the hot path: startup, login, and the row description.
 
-Source: PostgreSQL, "Message Formats" (protocol 3.0). Readers check every length and raise ``ProtocolViolation``.
+Source: PostgreSQL, "Message Formats" (protocol 3.0 and 3.2). Readers check every length and raise ``ProtocolViolation``.
 
 Never add here: state, or a socket.
 """
@@ -8,7 +8,7 @@ Never add here: state, or a socket.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pgwire.errors import ProtocolViolation
 from pgwire.ports import Column
@@ -17,15 +17,19 @@ __all__ = [
     "CANCEL_REQUEST",
     "GSSENC_REQUEST",
     "PROTOCOL_3_0",
+    "PROTOCOL_3_2",
     "SSL_REQUEST",
     "authentication_ok",
+    "authentication_sasl",
+    "authentication_sasl_continue",
+    "authentication_sasl_final",
     "backend_key_data",
     "cancel_request",
     "cleartext_password_request",
     "message",
     "negotiate_protocol_version",
-    "parameter_status",
     "password_message",
+    "read_negotiation",
     "read_pair",
     "ready_for_query",
     "row_description",
@@ -33,13 +37,16 @@ __all__ = [
     "sasl_response",
     "startup_message",
     "take",
+    "whole",
 ]
 
-PROTOCOL_3_0 = 196608
+PROTOCOL_3_0 = 3 << 16
+PROTOCOL_3_2 = PROTOCOL_3_0 | 2
 CANCEL_REQUEST = 80877102
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 _COLUMN = struct.Struct("!IhIhih")
+_HEAD = struct.Struct("!cI")
 
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
@@ -47,10 +54,10 @@ def message(kind: bytes, body: bytes = b"") -> bytes:
     return kind + (len(body) + 4).to_bytes(4, "big") + body
 
 
-def startup_message(parameters: Mapping[str, str]) -> bytes:
-    """StartupMessage of protocol 3.0."""
+def startup_message(parameters: Mapping[str, str], version: int = PROTOCOL_3_2) -> bytes:
+    """StartupMessage."""
     pairs = b"".join(_string(name) + _string(value) for name, value in parameters.items())
-    return (len(pairs) + 9).to_bytes(4, "big") + PROTOCOL_3_0.to_bytes(4, "big") + pairs + b"\0"
+    return (len(pairs) + 9).to_bytes(4, "big") + version.to_bytes(4, "big") + pairs + b"\0"
 
 
 def cancel_request(pid: int, key: bytes) -> bytes:
@@ -68,9 +75,19 @@ def authentication_ok() -> bytes:
     return message(b"R", b"\0\0\0\0")
 
 
-def parameter_status(name: str, value: str) -> bytes:
-    """ParameterStatus."""
-    return message(b"S", _string(name) + _string(value))
+def authentication_sasl(mechanisms: Sequence[str]) -> bytes:
+    """AuthenticationSASL: the mechanisms, the preferred one first."""
+    return message(b"R", b"\0\0\0\x0a" + b"".join(_string(name) for name in mechanisms) + b"\0")
+
+
+def authentication_sasl_continue(data: bytes) -> bytes:
+    """AuthenticationSASLContinue."""
+    return message(b"R", b"\0\0\0\x0b" + data)
+
+
+def authentication_sasl_final(data: bytes) -> bytes:
+    """AuthenticationSASLFinal."""
+    return message(b"R", b"\0\0\0\x0c" + data)
 
 
 def backend_key_data(pid: int, key: bytes) -> bytes:
@@ -83,9 +100,19 @@ def ready_for_query(status: str) -> bytes:
     return message(b"Z", status.encode("ascii"))
 
 
-def negotiate_protocol_version(minor: int, unknown: list[str]) -> bytes:
-    """NegotiateProtocolVersion: the newest minor version spoken and the ``_pq_.`` options not known."""
-    return message(b"v", struct.pack("!ii", minor, len(unknown)) + b"".join(_string(name) for name in unknown))
+def negotiate_protocol_version(version: int, unknown: Sequence[str]) -> bytes:
+    """NegotiateProtocolVersion: the version that is spoken from here on and the ``_pq_.`` options not known."""
+    return message(b"v", struct.pack("!ii", version, len(unknown)) + b"".join(_string(name) for name in unknown))
+
+
+def read_negotiation(body: bytes) -> tuple[int, int]:
+    """The version of a NegotiateProtocolVersion and how many options are not known. Raises ``ProtocolViolation``."""
+    if len(body) < 8:
+        raise ProtocolViolation("malformed NegotiateProtocolVersion")
+    version, unknown = struct.unpack_from("!Ii", body)
+    if unknown < 0 or body.count(b"\0", 8) != unknown or (unknown and body[-1:] != b"\0") or (not unknown and len(body) != 8):
+        raise ProtocolViolation("malformed NegotiateProtocolVersion")
+    return version, unknown
 
 
 def password_message(secret: str) -> bytes:
@@ -115,6 +142,17 @@ def take(buffer: bytearray, limit: int) -> tuple[bytes, bytes] | None:
     kind, body = bytes(buffer[:1]), bytes(buffer[5 : length + 1])
     del buffer[: length + 1]
     return kind, body
+
+
+def whole(buffer: bytes, at: int, limit: int) -> tuple[bytes, int] | None:
+    """The message at ``at``: (kind, where it ends); its body begins five bytes behind ``at``. None while it is not whole."""
+    if len(buffer) < at + 5:
+        return None
+    kind, length = _HEAD.unpack_from(buffer, at)
+    if length < 4 or length > limit:
+        raise ProtocolViolation("invalid message length")
+    end: int = at + 1 + length
+    return (kind, end) if len(buffer) >= end else None
 
 
 def read_pair(body: bytes) -> tuple[str, str]:

@@ -19,18 +19,40 @@ from pgwire.hot.budget import Budget as Budget
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The client's end of the connection: numeric address, port, and whether TLS protects it."""
+    """The client's end of the connection: numeric address, port, and whether TLS protects it.
+
+    ``address`` is ``local`` on a Unix socket; ``account`` then tells the process at the other end (``uid=1000 gid=1000 pid=77``).
+    ``via`` is the address of the trusted proxy that told us the client's, empty when there is none.
+    """
 
     address: str
     port: int
     tls: bool
+    via: str = ""
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScramVerifier:
+    """What a password is checked with when nobody but its owner knows it (RFC 5802).
+
+    ``doomed``: made up for a user that can't log in; the exchange takes its course and fails at the end.
+    """
+
+    user: str
+    iterations: int
+    salt: bytes = field(repr=False)
+    stored_key: bytes = field(repr=False)
+    server_key: bytes = field(repr=False)
+    doomed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What a client offers to prove who it is.
 
-    ``password`` is the secret the client sent (a JWT or a ticket); it never appears in ``repr``.
+    ``password`` is the secret the client sent (a JWT or a ticket); it never appears in ``repr``. ``proven`` is the verifier
+    against which the client has just proven, by SCRAM, that it knows the password; ``password`` is empty then.
     """
 
     user: str
@@ -38,6 +60,7 @@ class Proof:
     password: str = field(repr=False)
     peer: Peer
     application_name: str = ""
+    proven: ScramVerifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +104,25 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How the server leg is protected. ``mode``: disable, require, verify-ca or verify-full."""
+    """How the server leg is protected. ``mode``: disable, require, verify-ca or verify-full.
+
+    ``negotiation``: ``postgres`` asks by SSLRequest, ``direct`` begins with TLS. ``certificate_file`` and ``key_file`` (PEM)
+    are shown to a server that wants them.
+    """
 
     mode: str = "verify-full"
     ca_file: str | None = None
+    negotiation: str = "postgres"
+    certificate_file: str | None = None
+    key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A borrowed server login. Ends at ``expires_at`` (Unix seconds); ``parameters`` go into the startup message."""
+    """A borrowed server login. Ends at ``expires_at`` (Unix seconds); ``parameters`` go into the startup message.
+
+    A ``host`` that begins with a slash is the directory of the server's Unix socket.
+    """
 
     id: str
     host: str
@@ -289,6 +322,10 @@ class PendingApproval(Protocol):
 
 
 class Identity(Protocol):
+    async def challenge(self, user: str, database: str) -> ScramVerifier | None:
+        """The verifier that ``user`` is asked to prove itself against; None: its password is a token. Never raises for a name."""
+        ...
+
     async def authenticate(self, proof: Proof) -> Principal:
         """The principal behind a proof. Raises ``Refused`` (28000, 28P01 or 3D000)."""
         ...

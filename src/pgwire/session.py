@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pgwire.cancel import CancelKeys
-from pgwire.client_startup import AnswerTls, CancelRequested, ClientStartup, NeedMore, PasswordGiven, RefuseEncryption, Started
-from pgwire.errors import GatewayError, TooManyConnections, error_response, from_refused
+from pgwire.client_startup import CancelRequested, NotAnswered, Started
+from pgwire.errors import GatewayError, ServerUnavailable, TooManyConnections, error_response, from_refused
+from pgwire.greeting import Greeting
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.relay import Link
 from pgwire.hot.tls import TlsContext, TlsError
@@ -42,8 +43,8 @@ from pgwire.ports import (
     SessionPolicy,
     Sessions,
 )
-from pgwire.server_startup import NeedMore as ServerNeedsMore
-from pgwire.server_startup import Ready, ServerStartup
+from pgwire.scram import ScramKeys
+from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup
 from pgwire.serving import Serving
 
 __all__ = ["Parts", "Session"]
@@ -74,6 +75,7 @@ class Parts:
     login_timeout: float = 30.0
     max_statement: int = 16 * 1024 * 1024
     statement_bytes: int = 256 * 1024
+    scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
 
 
 @dataclass(slots=True)
@@ -90,29 +92,33 @@ class _Opened:
 class Session:
     """One client connection. ``run`` never raises."""
 
-    def __init__(self, parts: Parts, reactor: Reactor, client: ColdLeg, peer: Peer, keys: CancelKeys, full: bool = False) -> None:
+    def __init__(
+        self, parts: Parts, reactor: Reactor, client: ColdLeg, peer: Peer, keys: CancelKeys, full: bool = False, proxied: bool = False
+    ) -> None:
         self._parts = parts
         self._reactor = reactor
         self._client = client
-        self._peer = peer
         self._keys = keys
         self._full = full
         self._opened: _Opened | None = None
         self._serving: Serving | None = None
         self._ending: tuple[str, str] | None = None
         self._canceller: asyncio.Future[None] | None = None
-        self._startup = ClientStartup(tls_available=parts.tls is not None, plaintext_allowed=_plaintext(parts, peer))
+        self._greeting = Greeting(client, peer, parts.tls, proxied=proxied, plaintext_on_loopback=parts.plaintext_on_loopback)
 
     async def run(self) -> None:
         """The whole session. Every failure is told to the client, as far as it may know it."""
         try:
             await self._run()
+        except NotAnswered as error:
+            # Not a client of ours: PostgreSQL hangs up without a word, so do we.
+            _log.info("connection from %s ended: %s", _where(self._greeting.peer), error)
         except Refused as refused:
             if refused.private:
-                _log.warning("session refused: %s (%s)", refused, refused.private)
+                _log.warning("session from %s refused: %s (%s)", _where(self._greeting.peer), refused, refused.private)
             await self._say(from_refused(refused, fatal=True))
         except (ConnectionError, TlsError) as error:
-            _log.info("connection from %s ended: %s", self._peer.address, error)
+            _log.info("connection from %s ended: %s", _where(self._greeting.peer), error)
         except asyncio.CancelledError:
             await self._say(error_response("FATAL", "57P01", "the gateway is shutting down"))
         except Exception:
@@ -139,61 +145,39 @@ class Session:
 
     async def _greet(self) -> Started | None:
         """Up to the startup message. None: it was a cancel request and has been done."""
-        startup, client = self._startup, self._client
-        while True:
-            event = startup.next_event()
-            if isinstance(event, NeedMore):
-                data = await client.receive()
-                if not data:
-                    raise ConnectionResetError("closed before the startup message")
-                startup.receive(data)
-            elif isinstance(event, AnswerTls):
-                assert self._parts.tls is not None
-                await client.send(event.reply)
-                await client.start_tls(self._parts.tls)
-                startup.tls_started()
-            elif isinstance(event, RefuseEncryption):
-                await client.send(event.reply)
-            elif isinstance(event, CancelRequested):
-                target = self._keys.find(event.pid, event.key)
-                if target is not None:
-                    target.cancel()
-                return None
-            elif isinstance(event, Started):
-                if self._full:
-                    raise TooManyConnections("the gateway has no free connection")
-                return event
-            else:
-                raise GatewayError("08P01", "unexpected message during startup")
-
-    async def _password(self) -> str:
-        startup, client = self._startup, self._client
-        await client.send(startup.ask_password())
-        while True:
-            event = startup.next_event()
-            if isinstance(event, PasswordGiven):
-                return event.password
-            if not isinstance(event, NeedMore):
-                raise GatewayError("08P01", "unexpected message during authentication")
-            data = await client.receive()
-            if not data:
-                raise ConnectionResetError("closed during authentication")
-            startup.receive(data)
+        started = await self._greeting.begin()
+        if isinstance(started, CancelRequested):
+            target = self._keys.find(started.pid, started.key)
+            if target is not None:
+                target.cancel()
+            return None
+        if self._full:
+            raise TooManyConnections("the gateway has no free connection")
+        return started
 
     async def _log_in(self, started: Started) -> _Opened:
-        parts = self._parts
-        parameters = server_parameters(started.parameters)
-        name = started.parameters.get("application_name", "")
-        peer = Peer(self._peer.address, self._peer.port, self._client.leg.encrypted)
-        proof = Proof(started.user, started.database, await self._password(), peer, name)
+        parts, peer = self._parts, self._greeting.peer
         principal: Principal | None = None
         try:
-            principal = await parts.identity.authenticate(proof)
+            parameters = server_parameters(started.options, started.settings)
+            name = parameters.get("application_name", "")
+            principal = await self._authenticate(started, peer, name)
             grant = await parts.grants.open(principal, started.database)
             return await self._open(started, principal, grant, peer, name, parameters)
         except Refused as refused:
-            self._note_refusal(started, principal, peer, refused)
+            if not isinstance(refused, NotAnswered):
+                self._note_refusal(started, principal, peer, refused)
             raise
+
+    async def _authenticate(self, started: Started, peer: Peer, name: str) -> Principal:
+        """Who has a verifier proves itself by SCRAM; everybody else's password is a token."""
+        verifier = await self._parts.identity.challenge(started.user, started.database)
+        if verifier is None:
+            proof = Proof(started.user, started.database, await self._greeting.password(), peer, name)
+        else:
+            await self._greeting.scram(verifier)
+            proof = Proof(started.user, started.database, "", peer, name, verifier)
+        return await self._parts.identity.authenticate(proof)
 
     def _note_refusal(self, started: Started, principal: Principal | None, peer: Peer, refused: Refused) -> None:
         self._parts.audit.record(
@@ -202,7 +186,7 @@ class Session:
                 "user": started.user,
                 "subject": principal.subject if principal else None,
                 "database": started.database,
-                "peer": f"{peer.address}:{peer.port}",
+                **_origin(peer),
                 "sqlstate": refused.sqlstate,
                 "message": refused.message,
             },
@@ -218,7 +202,10 @@ class Session:
         try:
             policy = await parts.policy.open(principal, grant, lease)
             server = await connect(self._reactor, lease)
-            ready = await self._server_login(server, lease, parameters)
+            try:
+                ready = await self._server_login(server, lease, parameters)
+            except (ConnectionError, TlsError) as error:
+                raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
                 "session.opened",
@@ -232,7 +219,7 @@ class Session:
                     "token_id": principal.token_id,
                     "grant": grant.id,
                     "database": started.database,
-                    "peer": f"{peer.address}:{peer.port}",
+                    **_origin(peer),
                     "tls": peer.tls,
                     "server_user": lease.user,
                     "server_pid": ready.pid,
@@ -242,7 +229,7 @@ class Session:
             )
             await parts.sessions.register(info, self.end)
             opened = _Opened(info, lease, policy, server, ready)
-            opened.key = self._keys.issue(ready.pid, self)
+            opened.key = self._keys.issue(ready.pid, self, started.key_length)
             return opened
         except BaseException:
             if server is not None:
@@ -251,9 +238,14 @@ class Session:
             raise
 
     async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str]) -> Ready:
-        certificate = server.leg.peer_certificate()
         startup = ServerStartup(
-            lease.user, lease.password, lease.dbname, {**parameters, **lease.parameters}, certificate, server.leg.encrypted
+            lease.user,
+            lease.password,
+            lease.dbname,
+            {**parameters, **lease.parameters},
+            server.leg.peer_certificate(),
+            verified=server.leg.encrypted and lease.tls.mode in ("verify-ca", "verify-full"),
+            keys=self._parts.scram_keys,
         )
         await server.send(startup.start())
         while True:
@@ -262,11 +254,13 @@ class Session:
                 if startup.rest:
                     server.leg.unread(startup.rest)
                 return event
-            if isinstance(event, ServerNeedsMore):
+            if isinstance(event, NeedMore):
                 data = await server.receive()
                 if not data:
-                    raise GatewayError("08001", "the database server closed the connection during login")
+                    raise ServerUnavailable("the database server closed the connection during login")
                 startup.receive(data)
+            elif isinstance(event, Derive):
+                await asyncio.to_thread(event.work)
             else:
                 await server.send(event.data)
 
@@ -284,9 +278,9 @@ class Session:
         )
         serving.link = link
         self._serving = serving
-        self._client.leg.send(self._startup.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
-        if self._startup.rest:
-            self._client.leg.unread(self._startup.rest)
+        self._client.leg.send(self._greeting.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
+        if self._greeting.rest:
+            self._client.leg.unread(self._greeting.rest)
         serving.follow_policy()
         link.start()
         if self._ending is not None:
@@ -365,6 +359,8 @@ class Session:
             link.thaw()
 
     async def _cancel_on_server(self, opened: _Opened, still: Callable[[], bool] = lambda: True) -> None:
+        if not opened.ready.key:
+            return  # the server gave none
         try:
             leg = await connect(self._reactor, opened.lease, timeout=5.0)
         except Refused as refused:
@@ -387,5 +383,17 @@ class Session:
                 await self._client.send(message)
 
 
-def _plaintext(parts: Parts, peer: Peer) -> bool:
-    return parts.plaintext_on_loopback and peer.address in ("127.0.0.1", "::1")
+def _where(peer: Peer) -> str:
+    if peer.address == "local":
+        return "the Unix socket"
+    return f"[{peer.address}]:{peer.port}" if ":" in peer.address else f"{peer.address}:{peer.port}"
+
+
+def _origin(peer: Peer) -> dict[str, str]:
+    # for the audit: where the client is, and what tells more about it
+    told = {"peer": "local" if peer.address == "local" else _where(peer)}
+    if peer.via:
+        told["proxy"] = peer.via
+    if peer.account:
+        told["account"] = peer.account
+    return told

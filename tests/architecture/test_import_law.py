@@ -17,9 +17,11 @@ PGWIRE_RANKS = {
     "session": 50,
     "cancel": 45,
     "serving": 45,
+    "greeting": 45,
     "names": 40,
     "legs": 42,
     "parameters": 40,
+    "proxy_protocol": 40,
     "plans": 40,
     "client_startup": 40,
     "server_startup": 40,
@@ -42,7 +44,18 @@ CONTROL_RANKS = {
     "config": 20,
     "starter": 20,
 }
-SANS_IO = ("messages", "errors", "scram", "client_startup", "server_startup", "plans", "diagnostics", "ports")
+SANS_IO = (
+    "messages",
+    "errors",
+    "scram",
+    "client_startup",
+    "server_startup",
+    "parameters",
+    "proxy_protocol",
+    "plans",
+    "diagnostics",
+    "ports",
+)
 IO_MODULES = {"asyncio", "socket", "ssl", "time", "selectors", "threading", "uvloop"}
 # One door per vendor: the rooms that may import it.
 DOORS = {
@@ -52,7 +65,7 @@ DOORS = {
     "grpc": ("control.rpc", "pgleash"),
 }
 # The face talks to control over gRPC alone; these commands work offline and may reach the rooms named.
-FACE_EXCEPTIONS = ("control.main", "control.starter", "control.audit.verify")
+FACE_EXCEPTIONS = ("control.main", "control.starter", "control.audit.verify", "pgwire.scram")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "manager", "util", "helper", "managers"}
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.+)|c?import\s+(.+))$")
 

@@ -1,7 +1,7 @@
 """An independent PostgreSQL wire client: struct, sockets and ssl, nothing of the code under test.
 
 It says exactly the bytes it is told to and collects what comes back as ``(kind, body)`` pairs, so a test can
-assert on the sequence of messages itself. Message layouts are PostgreSQL's "Message Formats" (protocol 3.0).
+assert on the sequence of messages itself. Message layouts are PostgreSQL's "Message Formats" (protocol 3.0 and 3.2).
 
 Never add here: an import from pgwire, recovery from errors, or anything that hides a message.
 """
@@ -13,6 +13,8 @@ import ssl
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import scramp
 
 __all__ = [
     "Message",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 PROTOCOL_3_0 = 196608
+PROTOCOL_3_2 = 196610
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
@@ -156,16 +159,36 @@ class WireClient:
         """These bytes, as they are."""
         self.socket.sendall(data)
 
-    def startup(self, user: str, database: str, **parameters: str) -> None:
-        """StartupMessage, protocol 3.0."""
+    def startup(self, user: str, database: str, version: int = PROTOCOL_3_0, **parameters: str) -> None:
+        """StartupMessage."""
         pairs = {"user": user, "database": database, **parameters}
         body = b"".join(name.encode() + b"\0" + value.encode() + b"\0" for name, value in pairs.items()) + b"\0"
-        self.send(struct.pack("!ii", len(body) + 8, PROTOCOL_3_0) + body)
+        self.send(struct.pack("!ii", len(body) + 8, version) + body)
 
-    def login(self, user: str, database: str, password: str, **parameters: str) -> list[Message]:
-        """Startup, the cleartext password when it is asked for, and everything until ReadyForQuery or ErrorResponse."""
-        self.startup(user, database, **parameters)
+    def scram(self, user: str, password: str) -> list[Message]:
+        """SCRAM-SHA-256 behind AuthenticationSASL, and everything until ReadyForQuery or ErrorResponse."""
+        client = scramp.ScramClient(["SCRAM-SHA-256"], user, password)
+        first = client.get_client_first().encode()
+        self.send(message(b"p", b"SCRAM-SHA-256\0" + struct.pack("!i", len(first)) + first))
+        challenge = self.receive()
+        if challenge.kind != "R":
+            return [challenge]
+        client.set_server_first(challenge.body[4:].decode())
+        self.send(message(b"p", client.get_client_final().encode()))
+        final = self.receive()
+        if final.kind != "R":
+            return [challenge, final]
+        client.set_server_final(final.body[4:].decode())
+        return [challenge, final, *self.until("ZE")]
+
+    def login(self, user: str, database: str, password: str, version: int = PROTOCOL_3_0, **parameters: str) -> list[Message]:
+        """Startup, the password or SCRAM as it is asked for, and everything until ReadyForQuery or ErrorResponse."""
+        self.startup(user, database, version, **parameters)
         first = self.receive()
+        if first.kind == "v":
+            first = self.receive()
+        if first.kind == "R" and struct.unpack_from("!i", first.body)[0] == 10:
+            return [first, *self.scram(user, password)]
         if first.kind == "R" and struct.unpack_from("!i", first.body)[0] == 3:
             self.send(message(b"p", password.encode() + b"\0"))
             return [first, *self.until("ZE")]
@@ -215,12 +238,14 @@ class WireClient:
         middle = [describe("P")] if described else []
         return self.ask(parse(sql), bind(values, results=results), *middle, execute(), sync())
 
-    def cancel(self, *, ca_file: str | None = None) -> None:
+    def cancel(self, *, ca_file: str | None = None, direct: bool = False, piecewise: bool = False) -> None:
         """A CancelRequest for this session on a connection of its own, as PQcancel does it; waits for the server to close it."""
         with WireClient(self.host, self.port) as other:
             if ca_file is not None:
-                other.secure(ca_file)
-            other.send(struct.pack("!iii", 12 + len(self.key), CANCEL_REQUEST, self.pid) + self.key)
+                other.secure(ca_file, direct=direct)
+            request = struct.pack("!iii", 12 + len(self.key), CANCEL_REQUEST, self.pid) + self.key
+            for piece in [request[at : at + 1] for at in range(len(request))] if piecewise else [request]:
+                other.send(piece)
             if other.socket.recv(1) != b"":
                 raise ConnectionError("a CancelRequest was answered")
 

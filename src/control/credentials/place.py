@@ -40,6 +40,11 @@ class Place:
             parameters["sslrootcert"] = self.tls.ca_file
         elif self.tls.mode in ("verify-ca", "verify-full"):
             parameters["sslrootcert"] = "system"
+        if self.tls.negotiation == "direct":
+            parameters["sslnegotiation"] = "direct"
+        if self.tls.certificate_file and self.tls.key_file:
+            parameters["sslcert"] = self.tls.certificate_file
+            parameters["sslkey"] = self.tls.key_file
         return parameters
 
 

@@ -24,6 +24,7 @@ __all__ = ["VERBS", "GrantLedger", "GrantRecord", "Template"]
 
 VERBS: Final = frozenset({"select", "insert", "update", "delete", "truncate", "ddl"})
 _LONGEST = 366 * 86400.0  # seconds
+_MOST_STANDING = 4096  # grants that are remembered as open
 
 
 class Template(Protocol):
@@ -68,11 +69,18 @@ class GrantLedger:
         self._auto = auto
         self._clock = clock
         self._soonest = 0.0  # no grant that stands ends before this moment
+        # What ``open`` found last, by subject and database: good until a grant is made or ends, which only this process does.
+        self._standing: dict[tuple[str, str], GrantRecord] = {}
+        self._changed = 0
 
     async def open(self, principal: Principal, database: str) -> Grant:
         """The newest active grant, or one that the policy gives at connect. Raises ``Refused`` 28000."""
         now = self._clock()
+        standing = self._standing.get((principal.subject, database))
+        if standing is not None and standing.expires_at > now:
+            return standing.as_grant()
         template = self._auto(principal, database)
+        changed = self._changed
 
         def work(db: sqlite3.Connection) -> tuple[GrantRecord | None, bool]:
             row = db.execute(
@@ -100,6 +108,10 @@ class GrantLedger:
             self.changes.publish(record)
         if record is None or record.state != "ACTIVE" or record.expires_at <= now:
             raise _no_grant(principal, database, record)
+        if changed == self._changed:
+            if len(self._standing) >= _MOST_STANDING:
+                self._standing.clear()
+            self._standing[principal.subject, database] = record
         return record.as_grant()
 
     async def create(
@@ -122,6 +134,7 @@ class GrantLedger:
         record, made = await self._store.run(work)
         if made:
             self._soonest = min(self._soonest, record.expires_at)
+            self._forget()
             try:
                 self._note("grant.created", record)
             except Refused:
@@ -173,6 +186,8 @@ class GrantLedger:
         self._soonest = math.inf  # what is made while this waits lowers it again
         ended, soonest = await self._store.run(work)
         self._soonest = min(self._soonest, soonest)
+        if ended:
+            self._forget()
         for record in ended:
             self.changes.publish(record)
             self._note("grant.expired", record)
@@ -202,7 +217,14 @@ class GrantLedger:
             ).fetchone()
             return _record(row), True
 
-        return await self._store.run(work)
+        try:
+            return await self._store.run(work)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._standing.clear()
+        self._changed += 1
 
     def _note(self, kind: str, record: GrantRecord) -> None:
         self._audit.record(

@@ -95,20 +95,17 @@ class SessionRegistry:
             session.started_at,
         )
 
-        def work(db: sqlite3.Connection) -> sqlite3.Row:
+        def work(db: sqlite3.Connection) -> tuple[sqlite3.Row, sqlite3.Row | None]:
             row: sqlite3.Row = db.execute(
                 "INSERT INTO sessions (id, number, subject, acts_for, groups, grant_id, database, peer, peer_port, tls, server_user,"
                 " application_name, started_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
                 values,
             ).fetchone()
-            return row
+            return row, db.execute("SELECT 1 FROM grants WHERE id = ? AND state <> 'ACTIVE'", (session.grant.id,)).fetchone()
 
         self._live[session.id] = (session, end)
         try:
-            row = await self._store.run(work)
-            ended = await self._store.run(
-                lambda db: db.execute("SELECT 1 FROM grants WHERE id = ? AND state <> 'ACTIVE'", (session.grant.id,)).fetchone()
-            )
+            row, ended = await self._store.run(work)
         except BaseException:
             self._live.pop(session.id, None)
             raise

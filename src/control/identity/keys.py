@@ -71,6 +71,7 @@ class KeySet:
         self._client = client
         self._clock = clock
         self._keys: tuple[Mapping[str, Any], ...] = ()
+        self._version = 0
         self._loaded_at = float("-inf")
         self._asked_at = float("-inf")
         self._failed_at = float("-inf")
@@ -97,6 +98,20 @@ class KeySet:
                 await self._renew()
             key = self._pick(key_id, algorithm)
         return key
+
+    @property
+    def version(self) -> int | None:
+        """Rises when the issuer publishes other keys; None when the set has to be fetched before it may be relied on.
+
+        What has been checked with a key of one version need not be checked again while the version stays.
+        """
+        now = self._clock()
+        age = now - self._loaded_at
+        if age > _LIFE:
+            return None
+        if age > _LIFE / 2 and now - self._asked_at > _UNKNOWN_KEY_PAUSE:
+            self._start()
+        return self._version
 
     async def close(self) -> None:
         """Give up a fetch that is under way."""
@@ -146,7 +161,9 @@ class KeySet:
             self._failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._failed_at = self._clock()
             raise KeysUnavailable(self._failure) from error
-        self._keys = keys
+        if keys != self._keys:
+            self._keys = keys
+            self._version += 1
         self._loaded_at = self._clock()
 
     async def _download(self) -> tuple[Mapping[str, Any], ...]:

@@ -8,7 +8,9 @@ Never add here: how keys are fetched, or what a principal may do.
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from pgwire.ports import Principal, Refused
 __all__ = ["TokenVerifier", "TrustedIssuer"]
 
 _LONGEST_TOKEN = 16 * 1024  # characters
+_MOST_KNOWN = 4096  # tokens whose check is remembered
 _SIGN_IN_AGAIN = "Get a new token from your identity provider and connect again."
 
 
@@ -51,6 +54,8 @@ class TokenVerifier:
         self._clock = clock
         self._client: httpx.AsyncClient | None = None
         self._keys = {entry.issuer: KeySet(entry.issuer, entry.jwks_uri, self._http) for entry in issuers}
+        # By the token's hash: the principal, when it stops to be good, and the version of the keys it was checked with.
+        self._known: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
 
     def _http(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -70,7 +75,27 @@ class TokenVerifier:
         await self._keys[issuer].find("", "ES256")
 
     async def verify(self, token: str) -> Principal:
-        """The principal that ``token`` names. Raises ``Refused`` with 28P01 (bad token), 28000 (not for us) or 08004 (keys)."""
+        """The principal that ``token`` names. Raises ``Refused`` with 28P01 (bad token), 28000 (not for us) or 08004 (keys).
+
+        A token that was good is good until it expires or its issuer publishes other keys; it is then checked anew.
+        """
+        name = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self._known.get(name)
+        if known is not None:
+            principal, until, version = known
+            if self._clock() < until and self._keys[principal.issuer].version == version:
+                self._known.move_to_end(name)
+                return principal
+            del self._known[name]
+        principal = await self._verify(token)
+        checked = self._keys[principal.issuer].version
+        if checked is not None:
+            self._known[name] = (principal, principal.expires_at + self._issuers[principal.issuer].leeway, checked)
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        return principal
+
+    async def _verify(self, token: str) -> Principal:
         header, claims = _unverified(token)
         named = claims.get("iss")
         issuer = self._issuers.get(named) if isinstance(named, str) else None

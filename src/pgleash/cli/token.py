@@ -1,4 +1,4 @@
-"""``pgleash token``: what a token says. Nothing is sent anywhere and nothing is verified.
+"""``pgleash token``: what a token says, and the verifier of a password. Nothing is sent anywhere and nothing is verified.
 
 Never add here: minting; tokens come from the identity provider.
 """
@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
 from pgleash.cli.output import Output, OutputOption, clean, emit
+from pgwire.scram import make_verifier
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Look at a token.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `show` a word of its own."""
+app = typer.Typer(help="Look at a token, make a verifier of a password.", no_args_is_help=True)
 
 
 @app.command()
@@ -39,6 +36,20 @@ def show(
         print(_lasts(claims))
     if _left(claims) <= 0:
         raise typer.Exit(1)
+
+
+@app.command()
+def scram(
+    iterations: Annotated[int, typer.Option(min=4096, max=1_000_000, help="rounds of hashing; PostgreSQL's default is 4096")] = 4096,
+) -> None:
+    """Make the SCRAM-SHA-256 verifier of a password, typed or piped in, for identity.scram_users."""
+    if sys.stdin.isatty():
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        password = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+    if not password or "\0" in password:
+        raise typer.BadParameter("the password is empty or has a NUL in it")
+    print(make_verifier(password, iterations))
 
 
 def _claims(token: str) -> dict[str, Any]:

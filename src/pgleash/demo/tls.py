@@ -31,10 +31,11 @@ class Certificates:
     key: Path
 
 
-def make_certificates(directory: Path, names: Sequence[str] = ("localhost", "127.0.0.1")) -> Certificates:
+def make_certificates(directory: Path, names: Sequence[str] = ("localhost", "127.0.0.1"), *, client: bool = False) -> Certificates:
     """Write ``ca.crt``, ``server.crt`` and ``server.key`` into ``directory`` (made if missing), valid for 30 days.
 
-    ``names`` are the DNS names and addresses the certificate stands for. Raises ``OSError`` when it cannot write.
+    ``names`` are the DNS names and addresses the certificate stands for; ``client``: it is a client's, whose user is the first.
+    Raises ``OSError`` when it cannot write.
     """
     directory.mkdir(parents=True, exist_ok=True)
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5)
@@ -55,6 +56,7 @@ def make_certificates(directory: Path, names: Sequence[str] = ("localhost", "127
         .sign(authority_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
+    purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
     certificate = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
@@ -65,7 +67,7 @@ def make_certificates(directory: Path, names: Sequence[str] = ("localhost", "127
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA256())

@@ -11,6 +11,7 @@ cdef class TlsContext:
     cdef readonly bint verifies
     cdef readonly bint checks_name
     cdef _prepare(self, bint server_side)
+    cdef _show(self, str certificate, str key)
 
 cdef void* tls_new(void* ctx, int fd, bint server_side) noexcept nogil
 cdef void tls_free(void* ssl) noexcept nogil

@@ -23,6 +23,8 @@ cdef extern from "openssl.h":
         int (*SSL_CTX_set_cipher_list)(void*, const char*) noexcept nogil
         int (*SSL_CTX_set_num_tickets)(void*, size_t) noexcept nogil
         void (*SSL_CTX_set_alpn_select_cb)(void*, void*, void*) noexcept nogil
+        int (*SSL_CTX_set_alpn_protos)(void*, const unsigned char*, unsigned int) noexcept nogil
+        void* (*SSL_CTX_get0_certificate)(const void*) noexcept nogil
         void* (*SSL_new)(void*) noexcept nogil
         void (*SSL_free)(void*) noexcept nogil
         int (*SSL_set_fd)(void*, int) noexcept nogil
@@ -53,6 +55,12 @@ cdef extern from "openssl.h":
     char* openssl_problem
     int openssl_load()
     int openssl_alpn(void*, const unsigned char**, unsigned char*, const unsigned char*, unsigned int, void*) noexcept nogil
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void* buf, size_t n, int flags)
+    int MSG_PEEK, MSG_DONTWAIT
+
+from libc.errno cimport EAGAIN, EINTR, errno
 
 # Constants of openssl/ssl.h, which are part of its ABI.
 cdef enum:
@@ -94,7 +102,8 @@ cdef class TlsContext:
     """Certificates and policy for one side.
 
     ``TlsContext.server(certificate, key)`` for a listener; ``TlsContext.client(mode, ca_file)`` for a server leg with
-    mode ``require``, ``verify-ca`` or ``verify-full``. Raises :class:`TlsError`.
+    mode ``require``, ``verify-ca`` or ``verify-full``; it offers the ALPN protocol ``postgresql`` and shows ``certificate`` to
+    a server that asks for one. Raises :class:`TlsError`.
     """
 
     def __cinit__(self):
@@ -119,22 +128,30 @@ cdef class TlsContext:
         openssl_table.SSL_CTX_set_cipher_list(self.ctx, ciphers)
         openssl_table.SSL_CTX_set_num_tickets(self.ctx, 0)
 
-    @staticmethod
-    def server(str certificate, str key):
-        """A listener's context from a PEM chain and its PEM private key."""
-        cdef TlsContext self = TlsContext.__new__(TlsContext)
-        self._prepare(True)
+    cdef _show(self, str certificate, str key):
         if openssl_table.SSL_CTX_use_certificate_chain_file(self.ctx, certificate.encode()) != 1:
             raise TlsError(f"the certificate {certificate} can't be used: {_error()}")
         if openssl_table.SSL_CTX_use_PrivateKey_file(self.ctx, key.encode(), FILETYPE_PEM) != 1:
             raise TlsError(f"the private key {key} can't be used: {_error()}")
         if openssl_table.SSL_CTX_check_private_key(self.ctx) != 1:
             raise TlsError(f"the private key {key} does not belong to the certificate {certificate}")
+
+    @property
+    def certificate(self):
+        """Our own certificate in DER, or None."""
+        return _der(openssl_table.SSL_CTX_get0_certificate(self.ctx))
+
+    @staticmethod
+    def server(str certificate, str key):
+        """A listener's context from a PEM chain and its PEM private key."""
+        cdef TlsContext self = TlsContext.__new__(TlsContext)
+        self._prepare(True)
+        self._show(certificate, key)
         openssl_table.SSL_CTX_set_alpn_select_cb(self.ctx, <void*>openssl_alpn, NULL)
         return self
 
     @staticmethod
-    def client(str mode, ca_file=None):
+    def client(str mode, ca_file=None, certificate=None, key=None):
         """A server leg's context. Without ``ca_file`` the system's trust store is used."""
         cdef TlsContext self = TlsContext.__new__(TlsContext)
         if mode not in ("require", "verify-ca", "verify-full"):
@@ -149,7 +166,24 @@ cdef class TlsContext:
             elif openssl_table.SSL_CTX_set_default_verify_paths(self.ctx) != 1:
                 raise TlsError(f"the system's trust store can't be used: {_error()}")
             openssl_table.SSL_CTX_set_verify(self.ctx, VERIFY_PEER, NULL)
+        if certificate is not None:
+            self._show(str(certificate), str(key))
+        cdef bytes protocols = b"\x0apostgresql"
+        openssl_table.SSL_CTX_set_alpn_protos(self.ctx, <const unsigned char*><const char*>protocols, len(protocols))
         return self
+
+
+def first_byte(int fd):
+    """The first byte that waits in a socket, left where it is; -1 at the end, None when there is none now. Raises ConnectionError."""
+    cdef unsigned char byte = 0
+    cdef ssize_t n = c_recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+    if n > 0:
+        return byte
+    if n == 0:
+        return -1
+    if errno == EAGAIN or errno == EINTR:
+        return None
+    raise ConnectionError("the connection is lost")
 
 
 cdef void* tls_new(void* ctx, int fd, bint server_side) noexcept nogil:
@@ -227,12 +261,17 @@ cdef int tls_name(void* ssl, const char* host, bint check) noexcept nogil:
 
 
 cdef bytes tls_peer_certificate(void* ssl):
-    cdef unsigned char* der = NULL
     cdef void* certificate = openssl_table.SSL_get1_peer_certificate(ssl)
+    cdef bytes result = _der(certificate)
+    openssl_table.X509_free(certificate)
+    return result
+
+
+cdef bytes _der(void* certificate):
+    cdef unsigned char* der = NULL
     if certificate == NULL:
         return None
     cdef int n = openssl_table.i2d_X509(certificate, &der)
-    openssl_table.X509_free(certificate)
     if n <= 0:
         return None
     cdef bytes result = (<char*>der)[:n]
