@@ -206,6 +206,7 @@ class ListenSettings(_Section):
     proxy_protocol: ProxyProtocolSettings | None = None
     tls: TlsFiles | None = None
     plaintext_on_loopback: bool = False
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     login_timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
     max_statement_bytes: Annotated[int, Field(ge=1024, le=0x3FFF_FFFF)] = 16 * 1024 * 1024

@@ -94,7 +94,6 @@ class Gateway:
         self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
         self._logins = Logins(self._sources)
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
-        self._reactor = Reactor(self._journal, self._recorder)
         # Numbers rise across restarts: seconds since 1970 in the upper bits, a counter in the lower 24.
         numbers = itertools.count(int(time.time()) << 24)
         parts = Parts(
@@ -114,7 +113,8 @@ class Gateway:
             statement_bytes=settings.recording.statement_bytes,
         )
         proxies = settings.listen.proxy_protocol
-        self._listener = Listener(parts, self._reactor, settings.listen.max_connections, proxies.trusted if proxies else ())
+        reactors = [Reactor(self._journal, self._recorder) for _ in range(settings.listen.threads)]
+        self._listener = Listener(parts, reactors, settings.listen.max_connections, proxies.trusted if proxies else ())
         api = settings.api
         self._api = ApiServer(
             verifier=self._verifier,

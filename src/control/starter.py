@@ -29,6 +29,7 @@ listen:                         # where agents connect, with any PostgreSQL driv
   # plaintext_on_loopback: true # for a test on this machine only: also accept connections without TLS
   # unix_socket: {directory: /run/pgleash, mode: "0770"}  # a Unix socket too, for users with a password
   # proxy_protocol: {trusted: [10.1.0.0/16]}  # load balancers that tell the client's address
+  # threads: 1                  # that move the sessions' bytes
   # max_connections: 1000
   # login_timeout: 30           # seconds from connecting to being logged in
   # max_statement_bytes: 16777216

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import ipaddress
+import itertools
 import logging
 import os
 import secrets
@@ -35,14 +36,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Listener:
-    """Listening sockets and their sessions, all in the running event loop.
+    """Listening sockets and their sessions: the event loop's until they are logged in, then one reactor's each.
 
     Connections from ``trusted_proxies`` must begin with a PROXY header, which is read from nobody else.
     """
 
-    def __init__(self, parts: Parts, reactor: Reactor, max_connections: int, trusted_proxies: Sequence[Network] = ()) -> None:
+    def __init__(self, parts: Parts, reactors: Sequence[Reactor], max_connections: int, trusted_proxies: Sequence[Network] = ()) -> None:
         self._parts = parts
-        self._reactor = reactor
+        self._reactors = tuple(reactors)
+        self._turn = itertools.cycle(self._reactors)
         self._max = max_connections
         self._trusted = tuple(trusted_proxies)
         self._unix: list[UnixPlace] = []
@@ -78,8 +80,9 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._sockets.append(sock)
         if len(self._sockets) == 1:
-            self._reactor.start()
-            loop.add_reader(self._reactor.fileno(), self._reactor.turn)
+            for reactor in self._reactors:
+                reactor.start()
+                loop.add_reader(reactor.fileno(), reactor.turn)
         loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _accept(self, listening: socket.socket) -> None:
@@ -106,8 +109,9 @@ class Listener:
             except OSError:
                 sock.close()
                 continue
-            leg = ColdLeg(self._reactor, sock.detach())
-            session = Session(self._parts, self._reactor, leg, peer, self._keys, len(self._sessions) >= self._max, self._is_proxy(peer))
+            reactor = next(self._turn)
+            leg = ColdLeg(reactor, sock.detach())
+            session = Session(self._parts, reactor, leg, peer, self._keys, len(self._sessions) >= self._max, self._is_proxy(peer))
             task = asyncio.get_running_loop().create_task(session.run())
             self._sessions[task] = session
             task.add_done_callback(self._done)
@@ -154,8 +158,9 @@ class Listener:
             task.cancel()
         await asyncio.gather(*self._sessions, return_exceptions=True)
         if self._sockets:
-            loop.remove_reader(self._reactor.fileno())
-            self._reactor.stop()
+            for reactor in self._reactors:
+                loop.remove_reader(reactor.fileno())
+                reactor.stop()
         self._sockets.clear()
 
 
