@@ -16,7 +16,7 @@ from pgwire import messages
 from pgwire.errors import GatewayError, ProtocolViolation, ServerUnavailable
 from pgwire.scram import PLAIN, PLUS, ScramClient, ScramError, ScramKeys, end_point
 
-__all__ = ["Derive", "NeedMore", "Ready", "Send", "ServerStartup", "ssl_request"]
+__all__ = ["Derive", "NeedMore", "Ready", "Send", "ServerStartup", "VersionRefused", "ssl_request"]
 
 _LONGEST = 65536  # bytes of one message
 _MOST_PARAMETERS = 1000  # a server that tells more is no PostgreSQL
@@ -28,6 +28,10 @@ _HELP = {
 }
 _METHODS = {2: "Kerberos V5", 4: "crypt", 6: "SCM credentials", 7: "GSSAPI", 9: "SSPI"}
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
+
+
+class VersionRefused(ServerUnavailable):
+    """The server's first word to a startup message of 3.2 is that it can't read it: an old pooler, which may know 3.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ class ServerStartup:
         *,
         verified: bool = False,
         keys: ScramKeys | None = None,
+        version: int = messages.PROTOCOL_3_2,
     ) -> None:
         self._user = user
         self._password = password
@@ -93,7 +98,7 @@ class ServerStartup:
         self._asked = False
         self._proven = False
         self._authenticated = False
-        self._version = messages.PROTOCOL_3_2
+        self._version = version
         self._negotiated = False
         self._parameters: dict[str, str] = {}
         self._told = b""
@@ -127,7 +132,8 @@ class ServerStartup:
                 if event is not None:
                     return event
             elif kind == b"E":
-                raise _refused(body)
+                untouched = not (self._asked or self._authenticated or self._negotiated)
+                raise _refused(body, untouched and self._version > messages.PROTOCOL_3_0)
             elif kind == b"N":
                 continue
             elif kind == b"v":
@@ -234,10 +240,12 @@ class ServerStartup:
         return messages.sasl_initial_response(self._scram.mechanism, self._scram.first())
 
 
-def _refused(body: bytes) -> GatewayError:
+def _refused(body: bytes, first: bool) -> GatewayError:
     fields = {part[:1]: part[1:].decode("utf-8", "replace") for part in body.split(b"\0") if part}
     state = fields.get(b"C", "XX000")
     private = f"{state[:5]}: {' '.join(fields.get(b'M', '').split())[:500]}"
+    if first and state in ("08P01", "0A000"):
+        return VersionRefused("the database server refused the connection", private=private)
     if state in _HELP:
         return GatewayError(state, "the database server refused the connection", hint=_HELP[state], private=private)
     if state[:2] == "28":

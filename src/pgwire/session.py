@@ -24,7 +24,7 @@ from pgwire.hot.reactor import Reactor
 from pgwire.hot.relay import Link
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.legs import ColdLeg, connect
-from pgwire.messages import cancel_request
+from pgwire.messages import PROTOCOL_3_0, PROTOCOL_3_2, cancel_request
 from pgwire.parameters import server_parameters
 from pgwire.ports import (
     Approvals,
@@ -44,7 +44,7 @@ from pgwire.ports import (
     Sessions,
 )
 from pgwire.scram import ScramKeys
-from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup
+from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup, VersionRefused
 from pgwire.serving import Serving
 
 __all__ = ["Parts", "Session"]
@@ -76,6 +76,7 @@ class Parts:
     max_statement: int = 16 * 1024 * 1024
     statement_bytes: int = 256 * 1024
     scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
+    old_servers: set[tuple[str, int]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -201,11 +202,7 @@ class Session:
         server: ColdLeg | None = None
         try:
             policy = await parts.policy.open(principal, grant, lease)
-            server = await connect(self._reactor, lease)
-            try:
-                ready = await self._server_login(server, lease, parameters)
-            except (ConnectionError, TlsError) as error:
-                raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
+            server, ready = await self._reach(lease, parameters)
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
                 "session.opened",
@@ -237,7 +234,30 @@ class Session:
             await asyncio.shield(parts.credentials.give_back(lease))
             raise
 
-    async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str]) -> Ready:
+    async def _reach(self, lease: Lease, parameters: dict[str, str]) -> tuple[ColdLeg, Ready]:
+        """A logged-in server leg. What can't read protocol 3.2, an old pooler, is asked for 3.0, from then on at once."""
+        old, where = self._parts.old_servers, (lease.host, lease.port)
+        if where not in old:
+            try:
+                return await self._connect(lease, parameters, PROTOCOL_3_2)
+            except VersionRefused as refused:
+                _log.info("the server of %s does not read protocol 3.2: %s", lease.dbname, refused.private)
+        reached = await self._connect(lease, parameters, PROTOCOL_3_0)
+        old.add(where)
+        return reached
+
+    async def _connect(self, lease: Lease, parameters: dict[str, str], version: int) -> tuple[ColdLeg, Ready]:
+        server = await connect(self._reactor, lease)
+        try:
+            return server, await self._server_login(server, lease, parameters, version)
+        except (ConnectionError, TlsError) as error:
+            server.close()
+            raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
+        except BaseException:
+            server.close()
+            raise
+
+    async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str], version: int) -> Ready:
         startup = ServerStartup(
             lease.user,
             lease.password,
@@ -246,6 +266,7 @@ class Session:
             server.leg.peer_certificate(),
             verified=server.leg.encrypted and lease.tls.mode in ("verify-ca", "verify-full"),
             keys=self._parts.scram_keys,
+            version=version,
         )
         await server.send(startup.start())
         while True:

@@ -20,7 +20,7 @@ import pytest
 from fixtures.door import Door, FakeServer
 from kit.postgres import PostgresServer
 from kit.tls import Certificates, make_certificates
-from kit.wire import WireClient, error_fields, query, row_values
+from kit.wire import PROTOCOL_3_0, PROTOCOL_3_2, WireClient, error_fields, query, row_values
 from pgwire.ports import ServerTls
 
 DEBIAN = pytest.mark.skipif(not Path("/usr/lib/postgresql/15/bin/postgres").exists(), reason="Debian's PostgreSQL 15 is not installed")
@@ -143,6 +143,23 @@ def test_a_servers_unix_socket(postgres: PostgresServer) -> None:
 # -- direct TLS, and servers that lie --------------------------------------------------------------------------------
 
 
+def pass_both_ways(here: socket.socket, behind: socket.socket) -> None:
+    """Bytes of one connection to the other and back, until one ends."""
+
+    def back() -> None:
+        with contextlib.suppress(OSError):
+            while data := behind.recv(65536):
+                here.sendall(data)
+
+    reader = threading.Thread(target=back, daemon=True)
+    reader.start()
+    with contextlib.suppress(OSError):
+        while data := here.recv(65536):
+            behind.sendall(data)
+    behind.shutdown(socket.SHUT_RDWR)
+    reader.join(5)
+
+
 def passes_on(postgres: PostgresServer, certificates: Certificates, alpn: list[str]) -> Callable[[socket.socket], None]:
     """A server of direct TLS: the handshake at once, and PostgreSQL behind it."""
 
@@ -155,19 +172,7 @@ def passes_on(postgres: PostgresServer, certificates: Certificates, alpn: list[s
             context.wrap_socket(connection, server_side=True) as secured,
             socket.create_connection((postgres.host, postgres.port)) as behind,
         ):
-
-            def back() -> None:
-                with contextlib.suppress(OSError):
-                    while data := behind.recv(65536):
-                        secured.sendall(data)
-
-            reader = threading.Thread(target=back, daemon=True)
-            reader.start()
-            with contextlib.suppress(OSError):
-                while data := secured.recv(65536):
-                    behind.sendall(data)
-            behind.shutdown(socket.SHUT_RDWR)
-            reader.join(5)
+            pass_both_ways(secured, behind)
 
     return script
 
@@ -231,6 +236,31 @@ def test_a_hostile_server_ends_its_own_session_only(postgres: PostgresServer, an
             assert refused(made)["C"][:2] == "08"
             assert refused(made)["C"][:2] == "08"
         assert other.run("SELECT 1")[-1].kind == "Z"
+
+
+def test_a_pooler_that_reads_protocol_3_0_only(postgres: PostgresServer) -> None:
+    """PgBouncer before 1.21 refuses a startup message of 3.2; it is asked once, and by 3.0 from then on."""
+    versions: list[int] = []
+
+    def script(connection: socket.socket) -> None:
+        first = connection.recv(65536)
+        versions.append(int.from_bytes(first[4:8], "big"))
+        if versions[-1] != PROTOCOL_3_0:
+            connection.sendall(message(b"E", b"SFATAL\0C08P01\0Mbad packet header\0\0"))
+            return
+        with socket.create_connection((postgres.host, postgres.port)) as behind:
+            behind.sendall(first)
+            pass_both_ways(connection, behind)
+
+    with FakeServer(script) as server, door(server.port, "postgres", password=postgres.password) as made:
+        assert logged_in(made) == "postgres"
+        assert logged_in(made) == "postgres"
+    assert versions == [PROTOCOL_3_2, PROTOCOL_3_0, PROTOCOL_3_0]
+    # Who refuses both is told of as it is, and asked anew next time.
+    refusal = message(b"E", b"SFATAL\0C0A000\0Mnothing works\0\0")
+    with FakeServer(says(refusal)) as server, door(server.port) as made:
+        assert refused(made)["C"] == "08001"
+        assert not made.parts.old_servers
 
 
 def test_a_server_that_is_silent_is_given_up(postgres: PostgresServer) -> None:
