@@ -171,6 +171,7 @@ class Gateway:
         with contextlib.suppress(Refused):
             self._audit.record("gateway.stopped", {"pid": os.getpid()})
         await self._checkpoint()
+        await self._registry.flush()
         await self._store.close()
         self._journal.close()
         self._recorder.close()

@@ -5,12 +5,13 @@ Never add here: the journal's records of a session, or its traffic.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from control.grants.errors import NotFound, WrongState
 from control.store.database import Store
@@ -20,6 +21,8 @@ from pgwire.ports import Audit, Principal, Refused, SessionInfo
 __all__ = ["SessionRecord", "SessionRegistry"]
 
 _log = logging.getLogger(__name__)
+_SOON = 0.1  # seconds until a session's beginning or end is in the store
+_MOST_OVER = 4096  # ended grants remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ class SessionRegistry:
         self._clock = clock
         self._most = most
         self._live: dict[str, tuple[SessionInfo, Callable[[str, str], None]]] = {}
+        self._unwritten: dict[str, SessionRecord] = {}
+        self._writing: asyncio.Task[None] | None = None
+        self._over: dict[str, None] = {}  # grants that have ended, the latest last
 
     async def start(self) -> None:
         """Sessions that an earlier process did not see end are over."""
@@ -79,60 +85,47 @@ class SessionRegistry:
             have = sum(info.principal.subject == principal.subject and info.database == session.database for info, _ in self._live.values())
             if have >= most:
                 raise Refused("53300", f"{principal.subject} has {have} sessions already, and the limit is {most}", hint="Close one first.")
-        values = (
-            session.id,
-            session.number,
-            principal.subject,
-            principal.acts_for,
-            json.dumps(sorted(principal.groups)),
-            session.grant.id,
-            session.database,
-            session.peer.address,
-            session.peer.port,
-            int(session.peer.tls),
-            session.server_user,
-            session.application_name,
-            session.started_at,
-        )
-
-        def work(db: sqlite3.Connection) -> tuple[sqlite3.Row, sqlite3.Row | None]:
-            row: sqlite3.Row = db.execute(
-                "INSERT INTO sessions (id, number, subject, acts_for, groups, grant_id, database, peer, peer_port, tls, server_user,"
-                " application_name, started_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
-                values,
-            ).fetchone()
-            return row, db.execute("SELECT 1 FROM grants WHERE id = ? AND state <> 'ACTIVE'", (session.grant.id,)).fetchone()
-
         self._live[session.id] = (session, end)
-        try:
-            row, ended = await self._store.run(work)
-        except BaseException:
-            self._live.pop(session.id, None)
-            raise
-        self.changes.publish(_record(row))
-        if ended is not None:
+        self._write(_record_of(session))
+        if session.grant.id in self._over:
             # The grant ended between its opening and now, when nobody could yet know of this session.
             end("57P01", "the grant of this session has ended")
 
     async def closed(self, session: SessionInfo, reason: str, statements: int) -> None:
         """A session is over. Never raises."""
         self._live.pop(session.id, None)
-        now = self._clock()
+        self._write(replace(_record_of(session), ended_at=self._clock(), end_reason=reason, statements=statements))
+
+    def _write(self, record: SessionRecord) -> None:
+        # Many begin and end in the time of one disk flush: they are kept together, soon. The audit log has each at once.
+        self._unwritten[record.id] = record
+        self.changes.publish(record)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write_soon())
+
+    async def _write_soon(self) -> None:
+        await asyncio.sleep(_SOON)
         try:
-            row = await self._store.run(
-                lambda db: db.execute(
-                    "UPDATE sessions SET ended_at = ?, end_reason = ?, statements = ? WHERE id = ? RETURNING *",
-                    (now, reason, statements, session.id),
-                ).fetchone()
-            )
+            await self.flush()
         except Exception:
-            _log.exception("the end of session %s was not kept", session.id)
+            _log.exception("sessions were not kept")
+
+    async def flush(self) -> None:
+        """Keep what is not kept yet. Raises what the store raises."""
+        records, self._unwritten = list(self._unwritten.values()), {}
+        if not records:
             return
-        if row is not None:
-            self.changes.publish(_record(row))
+        rows = [_row(record) for record in records]
+        marks = ", ".join("?" * len(rows[0]))
+        try:
+            await self._store.run(lambda db: db.executemany(f"INSERT OR REPLACE INTO sessions ({_COLUMNS}) VALUES ({marks})", rows))
+        except BaseException:
+            self._unwritten = {record.id: record for record in records} | self._unwritten
+            raise
 
     async def get(self, session_id: str) -> SessionRecord:
         """One session. Raises ``NotFound``."""
+        await self.flush()
         row = await self._store.run(lambda db: db.execute("SELECT * FROM sessions WHERE id = ?", (session_id,)).fetchone())
         if row is None:
             raise NotFound(f"there is no session {session_id}")
@@ -147,6 +140,7 @@ class SessionRegistry:
             clauses.append(f"ended_at IS {'' if live else 'NOT '}NULL")
         sql = f"SELECT * FROM sessions WHERE {' AND '.join(clauses) or '1'} ORDER BY started_at DESC, id LIMIT ? OFFSET ?"
         values = [value for value in (subject, database) if value]
+        await self.flush()
         rows = await self._store.run(lambda db: db.execute(sql, (*values, limit, offset)).fetchall())
         return [_record(row) for row in rows]
 
@@ -167,10 +161,49 @@ class SessionRegistry:
 
     def end_grant(self, grant_id: str, message: str) -> int:
         """End every live session of a grant with a FATAL (57P01). Returns how many."""
+        self._over[grant_id] = None
+        if len(self._over) > _MOST_OVER:
+            self._over.pop(next(iter(self._over)))
         ends = [end for info, end in self._live.values() if info.grant.id == grant_id]
         for end in ends:
             end("57P01", message)
         return len(ends)
+
+
+_COLUMNS = (
+    "id, number, subject, acts_for, groups, grant_id, database, peer, peer_port, tls, server_user, application_name, started_at,"
+    " ended_at, end_reason, statements"
+)
+
+
+def _row(record: SessionRecord) -> tuple[str | int | float | None, ...]:
+    return (
+        *(record.id, record.number, record.subject, record.acts_for, json.dumps(record.groups), record.grant_id, record.database),
+        *(record.peer, record.peer_port, int(record.tls), record.server_user, record.application_name, record.started_at),
+        *(record.ended_at, record.end_reason, record.statements),
+    )
+
+
+def _record_of(session: SessionInfo) -> SessionRecord:
+    principal = session.principal
+    return SessionRecord(
+        id=session.id,
+        number=session.number,
+        subject=principal.subject,
+        acts_for=principal.acts_for,
+        groups=tuple(sorted(principal.groups)),
+        grant_id=session.grant.id,
+        database=session.database,
+        peer=session.peer.address,
+        peer_port=session.peer.port,
+        tls=session.peer.tls,
+        server_user=session.server_user,
+        application_name=session.application_name,
+        started_at=session.started_at,
+        ended_at=None,
+        end_reason="",
+        statements=0,
+    )
 
 
 def _record(row: sqlite3.Row) -> SessionRecord:
