@@ -7,6 +7,9 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
 
 cdef enum:
+    BLOCK = 262144       # bytes of a spare block
+    SPARES = 8
+
     UP_ADMIT = 2         # the client's next message needs a decision
     UP_DESCRIBE = 4      # a row description needs a mask plan
     UP_FILTER = 8        # an error, notice, notification or parameter status must be looked at
@@ -40,6 +43,8 @@ cdef struct ReactorState:
     uint8_t* scratch     # masked rows on their way out
     size_t scratch_cap
     size_t scratch_used
+    uint8_t* spare[8]    # blocks for what sockets did not take, ready for the next leg that is slow
+    size_t spare_count
     uint64_t now_us      # the monotonic clock, and the wall's, as of the last look
     uint64_t real_us
     void** queue

@@ -252,7 +252,19 @@ cdef int leg_hold(LegState* leg, const uint8_t* p, size_t n) noexcept nogil:
     return 0
 
 
+cdef void _out_free(LegState* leg) noexcept nogil:
+    cdef ReactorState* r = leg.reactor
+    if leg.out_cap == BLOCK and r.spare_count < SPARES:
+        r.spare[r.spare_count] = leg.out
+        r.spare_count += 1
+    else:
+        free(leg.out)
+    leg.out = NULL
+    leg.out_off = leg.out_len = leg.out_cap = 0
+
+
 cdef int out_room(LegState* leg, size_t n) noexcept nogil:
+    cdef ReactorState* r = leg.reactor
     cdef size_t cap
     cdef uint8_t* more
     if leg.out_off and leg.out_off + leg.out_len + n > leg.out_cap:
@@ -263,7 +275,21 @@ cdef int out_room(LegState* leg, size_t n) noexcept nogil:
     cap = leg.out_cap * 2 if leg.out_cap else 1024
     while cap < leg.out_len + n:
         cap *= 2
-    more = <uint8_t*>realloc(leg.out, cap)
+    if cap > 4096 and cap <= BLOCK and leg.out_cap < BLOCK:
+        # A block at once: no growing step by step, and no fresh pages each time.
+        if r.spare_count:
+            r.spare_count -= 1
+            more = r.spare[r.spare_count]
+        else:
+            more = <uint8_t*>malloc(BLOCK)
+        if more != NULL and leg.out_len:
+            memcpy(more, leg.out + leg.out_off, leg.out_len)
+        if more != NULL:
+            free(leg.out)
+        leg.out_off = 0
+        cap = BLOCK
+    else:
+        more = <uint8_t*>realloc(leg.out, cap)
     if more == NULL:
         leg.broken = True
         return -1
@@ -342,11 +368,8 @@ cdef int leg_push(LegState* leg) noexcept nogil:
             return 1
         leg.out_off += w
         leg.out_len -= w
-    leg.out_off = 0
     if leg.out != NULL:
-        free(leg.out)
-        leg.out = NULL
-        leg.out_cap = 0
+        _out_free(leg)
     return 0
 
 
@@ -361,10 +384,9 @@ cdef void leg_shut(LegState* leg) noexcept nogil:
         tls_free(leg.ssl)
         leg.ssl = NULL
     free(leg.held)
-    free(leg.out)
     leg.held = NULL
-    leg.out = NULL
-    leg.held_len = leg.held_cap = leg.out_len = leg.out_off = leg.out_cap = leg.span_len = 0
+    leg.held_len = leg.held_cap = leg.span_len = 0
+    _out_free(leg)
     leg.registered = False
     leg.broken = True
 
@@ -426,13 +448,21 @@ cdef class Leg:
 
     def send(self, bytes data):
         """Send, keeping what the socket does not take now; see ``pending``. Raises ConnectionError."""
+        cdef int r
+        enter(self.st.reactor)
         emit(&self.st, <const uint8_t*><const char*>data, len(data))
-        if leg_push(&self.st) == -2:
+        r = leg_push(&self.st)
+        leave(self.st.reactor)
+        if r == -2:
             raise ConnectionError("the connection is closed")
 
     def flush(self):
         """Send what waits. Raises ConnectionError."""
-        if leg_push(&self.st) == -2:
+        cdef int r
+        enter(self.st.reactor)
+        r = leg_push(&self.st)
+        leave(self.st.reactor)
+        if r == -2:
             raise ConnectionError("the connection is closed")
 
     @property

@@ -14,7 +14,7 @@ import sys
 from libc.errno cimport ENOSYS, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close as c_close, read as c_read, write as c_write
 
@@ -89,6 +89,7 @@ cdef enum:
     SHARED = 262144
     SCRATCH = 524288
     READS = 4             # of one leg in a row, so that no leg starves the others
+    RECORD = 16384        # bytes that one TLS record holds at most
     TICK = 200            # microseconds between reads of a leg that is read by the clock
     LARGE = 4096          # a read of at least this many bytes belongs to a steady flow
     STEADY = 65536        # bytes of such reads in a row that make the flow steady
@@ -152,32 +153,47 @@ cdef void follow(LinkState* k) noexcept nogil:
         drain(k, k.client)
 
 
+cdef ssize_t _fill(LegState* leg, uint8_t* to, size_t room) noexcept nogil:
+    # as leg_recv; of TLS as many records as are there already
+    cdef ssize_t got = leg_recv(leg, to, room), more
+    if leg.ssl == NULL or got <= 0:
+        return got
+    while room - <size_t>got >= RECORD and tls_has_pending(leg.ssl):
+        more = leg_recv(leg, to + got, room - <size_t>got)
+        if more <= 0:
+            break                                # told again at the next read
+        got += more
+    return got
+
+
 cdef ssize_t _read(LinkState* k, LegState* leg, size_t* room) noexcept nogil:
-    # One read and what follows from it: bytes, or as leg_recv.
+    # One read and what follows from it: bytes, or as leg_recv. What is held of a message goes in front of the rest, into the
+    # shared buffer; only what is large already stays where it is.
     cdef ReactorState* r = k.reactor
     cdef ssize_t got
-    cdef size_t used
-    if leg.held_len:
-        room[0] = leg.held_len if leg.held_len > 16384 else 16384
-        if room[0] > 1048576:
-            room[0] = 1048576
+    cdef size_t used, n
+    if leg.held_len > r.shared_cap // 4:
+        room[0] = leg.held_len if leg.held_len < 1048576 else 1048576
         if leg_room(leg, room[0]) < 0:
             leg.broken = True
             return -2
-        got = leg_recv(leg, leg.held + leg.held_len, room[0])
+        got = _fill(leg, leg.held + leg.held_len, room[0])
         if got <= 0:
             return got
         leg.held_len += <size_t>got
         used = _process(k, leg, leg.held, leg.held_len)
         leg_hold(leg, leg.held + used, leg.held_len - used)
-    else:
-        room[0] = r.shared_cap
-        got = leg_recv(leg, r.shared, r.shared_cap)
-        if got <= 0:
-            return got
-        used = _process(k, leg, r.shared, <size_t>got)
-        if leg_hold(leg, r.shared + used, <size_t>got - used) < 0:
-            leg.broken = True
+        return got
+    room[0] = r.shared_cap - leg.held_len
+    if leg.held_len:
+        memcpy(r.shared, leg.held, leg.held_len)
+    got = _fill(leg, r.shared + leg.held_len, room[0])
+    if got <= 0:
+        return got
+    n = leg.held_len + <size_t>got
+    used = _process(k, leg, r.shared, n)
+    if leg_hold(leg, r.shared + used, n - used) < 0:
+        leg.broken = True
     return got
 
 
@@ -363,6 +379,9 @@ cdef class Reactor:
         free(self.st.free_slots)
         free(self.st.shared)
         free(self.st.scratch)
+        while self.st.spare_count:
+            self.st.spare_count -= 1
+            free(self.st.spare[self.st.spare_count])
         for fd in (self.st.epfd, self.st.wake_fd, self.st.up_fd):
             if fd >= 0:
                 c_close(fd)
