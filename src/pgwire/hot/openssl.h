@@ -23,6 +23,7 @@ typedef struct {
     int (*SSL_CTX_set_cipher_list)(void *, const char *);
     int (*SSL_CTX_set_ciphersuites)(void *, const char *);
     int (*SSL_CTX_set_num_tickets)(void *, size_t);
+    void (*SSL_CTX_set_default_read_buffer_len)(void *, size_t);
     void (*SSL_CTX_set_alpn_select_cb)(void *, int (*)(void *, const unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *), void *);
     int (*SSL_CTX_set_alpn_protos)(void *, const unsigned char *, unsigned int);
     void *(*SSL_CTX_get0_certificate)(const void *);
@@ -70,6 +71,7 @@ static int openssl_load(void) {
     FIND(ssl, SSL_CTX_set_options) FIND(ssl, SSL_CTX_use_certificate_chain_file) FIND(ssl, SSL_CTX_use_PrivateKey_file)
     FIND(ssl, SSL_CTX_check_private_key) FIND(ssl, SSL_CTX_load_verify_locations) FIND(ssl, SSL_CTX_set_default_verify_paths)
     FIND(ssl, SSL_CTX_set_verify) FIND(ssl, SSL_CTX_set_cipher_list) FIND(ssl, SSL_CTX_set_ciphersuites) FIND(ssl, SSL_CTX_set_num_tickets)
+    FIND(ssl, SSL_CTX_set_default_read_buffer_len)
     FIND(ssl, SSL_CTX_set_alpn_protos) FIND(ssl, SSL_CTX_get0_certificate) FIND(ssl, SSL_CTX_set_alpn_select_cb) FIND(ssl, SSL_new) FIND(ssl, SSL_free) FIND(ssl, SSL_set_fd) FIND(ssl, SSL_set_accept_state)
     FIND(ssl, SSL_set_connect_state) FIND(ssl, SSL_do_handshake) FIND(ssl, SSL_read) FIND(ssl, SSL_write) FIND(ssl, SSL_get_error)
     FIND(ssl, SSL_has_pending) FIND(ssl, SSL_shutdown) FIND(ssl, SSL_ctrl) FIND(ssl, SSL_get0_param) FIND(ssl, SSL_set1_host)

@@ -76,11 +76,21 @@ cdef extern from *:
         pthread_mutex_init(mutex, &kind);
         pthread_mutexattr_destroy(&kind);
     }
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #endif
+    static void pgl_keep_pages(void) {            /* buffers come and go with every read: their pages stay for the next */
+    #ifdef __GLIBC__
+        mallopt(M_TRIM_THRESHOLD, 2 << 20);
+        mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    #endif
+    }
     static inline int pgl_load(int *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     """
     long pgl_epoll_pwait2(int fd, void* events, int n, long nanoseconds) noexcept nogil
     void pgl_quiet_thread() noexcept nogil
     void pgl_recursive(pthread_mutex_t* mutex) noexcept nogil
+    void pgl_keep_pages() noexcept nogil
     int pgl_load(int* p) noexcept nogil
     int sched_yield() noexcept nogil
 
@@ -213,9 +223,10 @@ cdef void readable(LinkState* k, LegState* leg) noexcept nogil:
         reads += 1
         if leg.broken:
             break
-        if leg.ssl != NULL and tls_has_pending(leg.ssl):
-            continue
-        if reads >= READS or (leg.ssl == NULL and <size_t>got < room):
+        if leg.ssl != NULL:
+            if not tls_has_pending(leg.ssl):
+                break                            # what the socket still has, it will tell
+        elif reads >= READS or <size_t>got < room:
             break
     if got == 0 or got == -2 or leg.broken:
         leg.eof = got == 0
@@ -396,6 +407,7 @@ cdef class Reactor:
         cdef int code
         if self.running:
             return
+        pgl_keep_pages()
         ev.events = EPOLLIN
         ev.data.u64 = 0
         self.st.stop = False

@@ -22,6 +22,7 @@ cdef extern from "openssl.h":
         void (*SSL_CTX_set_verify)(void*, int, void*) noexcept nogil
         int (*SSL_CTX_set_cipher_list)(void*, const char*) noexcept nogil
         int (*SSL_CTX_set_num_tickets)(void*, size_t) noexcept nogil
+        void (*SSL_CTX_set_default_read_buffer_len)(void*, size_t) noexcept nogil
         void (*SSL_CTX_set_alpn_select_cb)(void*, void*, void*) noexcept nogil
         int (*SSL_CTX_set_alpn_protos)(void*, const unsigned char*, unsigned int) noexcept nogil
         void* (*SSL_CTX_get0_certificate)(const void*) noexcept nogil
@@ -69,6 +70,7 @@ cdef enum:
     CTRL_SET_TLSEXT_HOSTNAME = 55
     CTRL_SET_MIN_PROTO_VERSION = 123
     TLS1_2 = 771
+    READ_BUFFER = 98304
     MODE_PARTIAL_MOVING_RELEASE = 19
     OP_NO_COMPRESSION = 131072
     OP_NO_RENEGOTIATION = 1073741824
@@ -127,6 +129,8 @@ cdef class TlsContext:
         cdef bytes ciphers = CIPHERS.encode("ascii")
         openssl_table.SSL_CTX_set_cipher_list(self.ctx, ciphers)
         openssl_table.SSL_CTX_set_num_tickets(self.ctx, 0)
+        # Several records by one system call; the buffer is there only while it holds something.
+        openssl_table.SSL_CTX_set_default_read_buffer_len(self.ctx, READ_BUFFER)
 
     cdef _show(self, str certificate, str key):
         if openssl_table.SSL_CTX_use_certificate_chain_file(self.ctx, certificate.encode()) != 1:
