@@ -26,6 +26,7 @@ cdef extern from "journal_c.h":
     uint32_t pgj_crc32c(const unsigned char* p, size_t n) noexcept nogil
     void pgj_sha_link(unsigned char* out, unsigned char tag, const unsigned char* a, size_t na, const unsigned char* b, size_t nb) noexcept nogil
     const char* pgj_choose(int allow_library) noexcept nogil
+    void pgj_ahead(const unsigned char* p, const unsigned char* end) noexcept nogil
     void pgj_publish(unsigned char* where, uint32_t length) noexcept nogil
     uint64_t pgj_now_us() noexcept nogil
     uint64_t pgj_mono_ns() noexcept nogil

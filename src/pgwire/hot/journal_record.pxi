@@ -83,6 +83,7 @@ cdef uint64_t _write(
     pgj_publish(at, total32)
     seg.used += total
     j.sequence += 1
+    pgj_ahead(seg.data + seg.used, seg.data + seg.size)
     return j.sequence
 
 
