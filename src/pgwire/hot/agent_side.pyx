@@ -16,7 +16,7 @@ from pgwire.hot.budget cimport budget_take
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
-    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_ROOM, WAIT_SETTLE,
+    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_ROOM, WAIT_SETTLE,
     begin, flush_server, link_break, record,
 )
 from pgwire.hot.pipeline cimport (
@@ -390,10 +390,12 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if k.copying or k.barrier:
         return _wait(k, WAIT_COPY)
     if kind == c'X':
-        # as the server does: what was sent before is done first
         k.quit = True
         if k.queue.count:
-            return _wait(k, WAIT_EMPTY)
+            # the server does first what was sent before, and tells of it what it would have told
+            k.wait = WAIT_END
+            _forward(k, raw, m.total)
+            return True
         k.ended = True
         leg_up(k.client, UP_GONE)
         return True

@@ -11,6 +11,7 @@ cdef enum:
     WAIT_ROOM = 4        # ... for replies: too much is outstanding
     WAIT_EMPTY = 5       # ... for all replies: it is judged by what holds when the server comes to it
     WAIT_COPY = 6        # ... for the server's word on a COPY FROM STDIN
+    WAIT_END = 7         # there is none: the client has said goodbye, and the server ends when it has done the rest
 
     PAUSE_DESCRIBE = 1   # the server's next message waits for a mask plan
     PAUSE_FILTER = 2     # ... for its cleaned form
