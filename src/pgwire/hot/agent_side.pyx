@@ -356,6 +356,10 @@ cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil
     return True
 
 
+cdef bint _copy_kind(uint8_t kind) noexcept nogil:
+    return kind == c'd' or kind == c'c' or kind == c'f' or kind == c'S' or kind == c'H'
+
+
 cdef bint _while_copying(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     # The server reads rows. It drops Sync and Flush; if it has failed by now it obeys Sync, so it decides.
     cdef Entry* e
@@ -452,6 +456,10 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
             off += take
             continue
         r = client_frame(p + off, n - off, &m)
+        if k.copying == COPY_RUNNING and not _copy_kind(p[off]):
+            m.kind = p[off]                      # the server says so without waiting for the rest of it
+            _while_copying(k, &m, p + off)
+            break
         if r == FRAME_BAD:
             link_break(k, b"08P01", b"invalid message from the client")
             break
