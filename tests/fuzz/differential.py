@@ -30,7 +30,7 @@ from kit.twins import CANARIES, DIRECT, LINES, ROLE, Answer, Twins, answer_of, d
 from kit.wire import WireClient, error_fields, query
 from pgleash.demo.stage import Stage
 
-RESET = query("ROLLBACK") + query("DISCARD ALL") + b"".join(query(each) for each in LINES)
+RESET = query("ROLLBACK") + query("DISCARD ALL")
 
 
 @dataclass(slots=True)

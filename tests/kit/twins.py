@@ -238,7 +238,7 @@ class Twins:
 
     def reset(self) -> bool:
         """Back to a fresh session's state on both sides; False: one of them has ended."""
-        data = query("ROLLBACK") + query("DISCARD ALL") + b"".join(query(each) for each in self._setup)
+        data = query("ROLLBACK; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *" + ("; DELETE FROM lines" if self._setup else ""))
         return all(one.end == "ready" for one in self.both(data))
 
 

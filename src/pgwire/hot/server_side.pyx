@@ -278,7 +278,7 @@ cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noex
     elif m.n >= 9 and memcmp(m.body, _lit(b"ROLLBACK"), 9) == 0:
         k.undone = True
     if e.kind == c'Q' and e.disposition != ANSWER and m.kind != c's':
-        e.index += 1
+        e.index += m.kind == c'C'                # an empty query has run nothing
         e.plan = NULL
         to_client(k, raw, m.total)
         return HANDLED
