@@ -136,6 +136,7 @@ _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release",
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
 _LOOKED_THROUGH = frozenset({"explain", "prepare", "execute", "declare", "call", "do"})
+_QUERIES = frozenset({"select", "insert", "update", "delete", "merge"})
 _HOLD = 0x20  # CURSOR_OPT_HOLD
 _KEEPERS = frozenset({"savepoint", "release", "rollback_to", "commit", "rollback"})
 _DML_NODES = {"SelectStmt": "select", "InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}
@@ -388,7 +389,16 @@ def _prepare(node: Node, text: bytes, names: Names) -> Facts:
 def _execute(node: Node, _: bytes, names: Names) -> Facts:
     inner = names.get(("statement", node["name"]), ())
     facts = _within("execute", inner, rows=any(each.rows for each in inner), unknown_name="" if inner else node["name"])
-    return _with_parameters(facts, node)
+    return _with_parameters(_plainly(facts), node)
+
+
+def _plainly(facts: Facts) -> Facts:
+    """SQL's PREPARE takes queries only, but Parse takes everything: SET, DEALLOCATE, another EXECUTE. What those change would
+    not be followed where they run under a name."""
+    if all(each.kind in _QUERIES for each in facts.inner):
+        return facts
+    refusal = Refusal(f"{facts.kind.upper()} of what is no query is not available", "Execute it by the protocol.", "0A000")
+    return replace(facts, refusals=(*facts.refusals, refusal))
 
 
 def _with_parameters(facts: Facts, node: Node) -> Facts:
@@ -415,7 +425,7 @@ def _fetch(node: Node, _: bytes, names: Names) -> Facts:
     kind = "move" if moves else "fetch"
     if bound := names.get(("portal", name), ()):
         # Nobody has asked yet whether what is bound may run, and this runs it.
-        return _within(kind, bound, rows=not moves and any(each.rows for each in bound))
+        return _plainly(_within(kind, bound, rows=not moves and any(each.rows for each in bound)))
     # What the cursor reads was judged when it was declared; only its columns matter now.
     inner = names.get(("cursor", name), ())
     return Facts((kind,), rows=not moves, inner=inner, unknown_name="" if inner else name)
