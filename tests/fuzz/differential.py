@@ -57,8 +57,8 @@ def laxer(server: Answer, gateway: Answer) -> str:
     ours = [one for one in gateway.messages if one.kind not in "NSA"]
     for at, (first, second) in enumerate(zip(told, ours, strict=False)):
         fields = error_fields(second.body) if second.kind == "E" else {}
-        if fields.get("V") == "FATAL" and "F" not in fields:
-            return ""  # ended by the gateway itself
+        if "F" not in fields and (fields.get("V") == "FATAL" or fields.get("C") == "0A000"):
+            return ""  # ended, or not available, by the gateway's own word
         if not difference(Answer((first,), ""), Answer((second,), "")):
             if fields.get("C") == "22021" and "F" not in fields:
                 return ""  # a text that is no UTF-8 fails the server before, and us after, the unnamed statement is dropped
