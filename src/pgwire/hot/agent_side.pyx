@@ -478,6 +478,8 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
                 k.client.stream_left = m.total
                 continue
         if r == FRAME_PART:
+            if k.copying and k.copying != COPY_RUNNING:
+                _wait(k, WAIT_COPY)              # its first byte may be enough by then
             break
         if not client_body_ok(&m):
             if k.skipping and m.kind != c'S' and m.kind != c'X':

@@ -399,10 +399,19 @@ cdef class Link:
         leave(self.st.reactor)
 
     def forget_cursor(self, bytes name):
-        """SQL's CLOSE has dropped ``name``; None: all cursors and portals."""
+        """SQL's CLOSE has dropped ``name``; None: all cursors and portals but the one that said so, the unnamed."""
+        cdef Named** at
+        cdef Portal* unnamed = NULL
+        cdef void* old
         enter(self.st.reactor)
         if name is None:
+            at = names_find(&self.st.portals, NULL, 0)
+            if at[0] != NULL:
+                unnamed = <Portal*>at[0].what
+                unnamed.refs += 1
             names_clear(self.st.reactor, &self.st.portals, True)
+            if unnamed != NULL and names_put(&self.st.portals, NULL, 0, unnamed, &old) < 0:
+                portal_release(self.st.reactor, unnamed)
         else:
             portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
         leave(self.st.reactor)
