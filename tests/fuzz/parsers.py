@@ -110,7 +110,14 @@ def main() -> int:
         print("skipped: atheris is not installed, and could not be (it has wheels for few platforms)")
         return 0
     if chosen.inside:
-        arguments = [sys.argv[0], f"-max_total_time={chosen.seconds}", f"-seed={chosen.seed}", "-max_len=4096", "-timeout=10", "-verbosity=0"]
+        arguments = [
+            sys.argv[0],
+            f"-max_total_time={chosen.seconds}",
+            f"-seed={chosen.seed}",
+            "-max_len=4096",
+            "-timeout=10",
+            "-verbosity=0",
+        ]
         atheris.Setup(arguments, TARGETS[chosen.only])
         for case in CASES.values():  # where to begin
             TARGETS[chosen.only](b"".join(case))
@@ -118,7 +125,18 @@ def main() -> int:
         return 0
     failed = []
     for name in [chosen.only] if chosen.only else sorted(TARGETS):
-        command = [sys.executable, "-m", "fuzz.parsers", "--inside", "--only", name, "--seconds", str(chosen.seconds), "--seed", str(chosen.seed)]
+        command = [
+            sys.executable,
+            "-m",
+            "fuzz.parsers",
+            "--inside",
+            "--only",
+            name,
+            "--seconds",
+            str(chosen.seconds),
+            "--seed",
+            str(chosen.seed),
+        ]
         print(f"{name}: {chosen.seconds} s", flush=True)
         if subprocess.run(command).returncode:
             failed.append(name)
