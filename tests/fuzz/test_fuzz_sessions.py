@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fuzz import mutate
-from fuzz.differential import run
+from fuzz.differential import Report, cases_of
 from kit.sessions import CASES
 from kit.twins import LINES, Twins, difference
 from kit.wire import bind, close, describe, execute, message, parse, query, sync
@@ -98,13 +98,10 @@ def test_corpus_in_random_pieces(side_by_side: Twins, name: str) -> None:
         assert compared(side_by_side, data, tuple(cuts)) == ""
 
 
-def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
-    report = run(20261125, 400, 8.0, home=tmp_path)
-    assert report.findings == [] and sum(report.cases.values()) > 10
-
-
-def test_the_fuzzer_sees_no_masked_value(tmp_path: Path) -> None:
-    report = run(20261125, 300, 6.0, masked=True, home=tmp_path)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_fuzzer_finds_nothing(open_gateway: Stage, masked_gateway: Stage, masked: bool, tmp_path: Path) -> None:
+    report = Report(20261125, home=tmp_path)
+    cases_of(masked_gateway if masked else open_gateway, report, range(160), 8.0, masked=masked)
     assert report.findings == [] and sum(report.cases.values()) > 10
 
 
