@@ -209,6 +209,15 @@ CASES: dict[str, tuple[bytes, ...]] = {
         execute("p"),
         sync(),
     ),
+    "a cursor of a pipeline": (
+        runs("INSERT INTO lines VALUES (1)"),
+        runs(f"DECLARE c CURSOR FOR {FIVE}"),
+        runs("FETCH 1 FROM c"),
+        query("FETCH 1 FROM c"),
+        runs(f"DECLARE c CURSOR WITH HOLD FOR {FIVE}"),
+        sync(),
+        query("FETCH 1 FROM c"),
+    ),
     "cursors end": (
         query("BEGIN"),
         query(f"DECLARE c CURSOR FOR {FIVE}"),

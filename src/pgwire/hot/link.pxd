@@ -57,6 +57,9 @@ cdef struct LinkState:
     bint barrier_skips       # ... and an error made the server skip to a Sync
     uint8_t held_ready       # the status of a ReadyForQuery that may be the barrier's own; 0: none
     bint undone              # the transaction that ends next is rolled back
+    bint ended_undone        # the last one was
+    uint64_t epoch           # transactions ended until now
+    uint64_t settled_epoch   # ... when the statement that settles had its outcome
     uint64_t serial          # portals made until now
     uint32_t settled_results # results that the statement which settles has completed
     bint drop_stream

@@ -361,9 +361,14 @@ cdef class Link:
         cdef uint8_t none[4]
         cdef Portal* p = NULL
         cdef Stmt* s
-        cdef bint kept
+        cdef bint kept, over
         memset(none, 0, 4)
         enter(self.st.reactor)
+        over = self.st.epoch != self.st.settled_epoch
+        if over and (self.st.ended_undone or not holds):     # it has ended with its transaction
+            portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
+            leave(self.st.reactor)
+            return
         s = stmt_new(self.st.reactor, self.st.key, <const uint8_t*><const char*>text, len(text))
         if s != NULL:
             p = portal_new(s, none, 2, none, 4)
@@ -374,7 +379,7 @@ cdef class Link:
             p.serial = self.st.serial
             p.declared = True
             p.holds = holds
-            p.committed = holds and self.st.status == c'I'
+            p.committed = over
             portal_release(self.st.reactor, <Portal*>old)
         leave(self.st.reactor)
         if not kept:
