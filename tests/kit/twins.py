@@ -125,8 +125,8 @@ def _alike(server: Message, gateway: Message) -> bool:
         return False
     told, ours = error_fields(server.body), error_fields(gateway.body)
     # Only the server names its source: an error that the gateway finds first has the same code in its own words.
-    if "F" not in ours and told.get("C") == "25P02":
-        return True  # in a failed transaction the server looks no further; both refuse
+    if "F" not in ours and told.get("C") in ("25P02", "XX000"):
+        return True  # in a failed transaction the server looks no further (or stumbles over its own state); both refuse
     keys = set("SVC") if "F" not in ours else (set(told) | set(ours)) - set("FLR")
     if told.get("s", "").startswith("pg_temp"):
         keys.discard("s")
