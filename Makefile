@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 HOT    := $(wildcard src/pgwire/hot/*.pyx src/pgwire/hot/*.px[di] src/pgwire/hot/*.h)
 PROTOS := $(wildcard protos/pgleash/v1/*.proto)
 
-.PHONY: demo test lint types arch bench fuzz load proto proto-check clean
+.PHONY: demo test lint types arch bench fuzz fuzz-parsers fuzz-long sanitize load proto proto-check clean
 
 demo: $(READY)
 	@$(BIN)/python -m pgleash.demo.story
@@ -39,8 +39,27 @@ arch: $(READY)
 bench: $(READY)
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
+# Spoiled sessions to PostgreSQL and to the gateway: ARGS="--seed N --cases M --seconds S", with --masked for masked values.
 fuzz: $(READY)
-	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 1800 tests/pgwire tests/control $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m fuzz.differential $(ARGS)
+
+# The parsers alone, guided by coverage: ARGS="--seconds S".
+fuzz-parsers: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris || echo "atheris can't be installed here"
+	PYTHONPATH=tests $(BIN)/python -m fuzz.parsers $(ARGS)
+
+# Everything that is random, for much longer.
+fuzz-long: $(READY)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q --timeout 7200 tests/pgwire tests/control tests/fuzz tests/walks/test_walk_splits.py $(ARGS)
+
+# The tests of the wire on extensions with bounds checks and gcc's sanitizers: RUN="-m fuzz.differential" for another command.
+RUN ?= -m pytest -q -p no:cacheprovider tests/pgwire tests/walks/test_walk_pipeline.py
+sanitize: $(READY)
+	PGLEASH_DEBUG=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized --build-temp build/sanitized-objects
+	cp -r src/control src/pgleash build/sanitized/
+	cd src && find pgwire -name '*.py' -exec cp --parents {} ../build/sanitized/ ';'
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" PYTHONPATH=build/sanitized:tests \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/python $(RUN)
 
 # A minute of 200 agents over PostgreSQL and 20 approval bots over gRPC, against the demo stack; writes loadtests/storm.json.
 load: $(READY)

@@ -40,9 +40,8 @@ class SessionNames:
             else:
                 link.forget_name(name or None)
         elif change.space == "cursor":
-            # One that lives as long as its transaction is gone if that has ended; of one in a text that also ends
-            # transactions nobody here knows whether it is left.
-            if change.text is None or not sure or (link.status == "I" and not change.holds):
+            # Of one in a text that also ends transactions nobody here knows whether it is left.
+            if change.text is None or not sure:
                 link.forget_cursor(name or None)
             else:
                 link.define_cursor(name, change.text, change.holds)

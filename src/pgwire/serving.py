@@ -74,6 +74,8 @@ class Serving:
             return  # what it sent before is done first
         if from_client:
             self._end("the client said goodbye" if link.quit else "the client's connection was lost", b"")
+        elif link.quit:
+            self._end("the client said goodbye", b"")
         elif link.told_why:
             self._end("the database server ended the session", b"")
         else:

@@ -37,6 +37,7 @@ BAD: dict[str, bytes] = {
     "describe of nothing": message(b"D", b"X\0"),
     "sync with a body": message(b"S", b"x"),
     "parse without text": message(b"P", b"\0"),
+    "copy data longer than PostgreSQL reads": b"d\x3f\xff\xff\xff",
     "a query without a body": b"Q\0\0\0\4",
     "password when none was asked": message(b"p", b"secret\0"),
     "terminate with a body": message(b"X", b"0"),

@@ -280,8 +280,9 @@ class SessionJudge:
     def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
-        if statement.protocol == "parse" and facts.unknown_name:
-            facts = replace(facts, unknown_name="")  # what it stands for is asked when it is executed
+        if statement.protocol == "parse" and facts.kind in ("execute", "fetch", "move"):
+            # What the name stands for is asked when it is executed.
+            facts = replace(facts, unknown_name="", refusals=tuple(each for each in facts.refusals if each.sqlstate != "0A000"))
         opaque = called_opaque(facts, self._snapshot)
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
         if statement.protocol == "parse" and ruling.hold is not None:

@@ -136,6 +136,7 @@ _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release",
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
 _LOOKED_THROUGH = frozenset({"explain", "prepare", "execute", "declare", "call", "do"})
+_QUERIES = frozenset({"select", "insert", "update", "delete", "merge"})
 _HOLD = 0x20  # CURSOR_OPT_HOLD
 _KEEPERS = frozenset({"savepoint", "release", "rollback_to", "commit", "rollback"})
 _DML_NODES = {"SelectStmt": "select", "InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}
@@ -186,8 +187,7 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
         raise Unreadable("42601", f"pgleash: {error.args[0] if error.args else 'syntax error'}") from None
     except RecursionError:
         raise Unreadable("54001", "pgleash: the statement is nested too deeply to be judged") from None
-    known = _Known(names)
-    found: list[Facts] = []
+    known, found = _Known(names), list[Facts]()
     for item in statements:
         start = item.get("stmt_location", 0)
         end = start + item["stmt_len"] if item.get("stmt_len") else len(text)
@@ -209,11 +209,9 @@ class _Known:
         self._own: dict[tuple[str, str], tuple[Facts, ...]] = {}
 
     def change(self, change: Name) -> None:
-        """What comes next in the text sees this."""
         self._own[change.space, change.name] = (change.facts,) if change.facts is not None else ()
 
     def get(self, key: tuple[str, str], default: tuple[Facts, ...] = (), /) -> tuple[Facts, ...]:
-        """What a name stands for: statement, cursor (of DECLARE) or portal (of Bind)."""
         space, name = ("cursor" if key[0] == "portal" else key[0]), key[1]
         if (space, name) in self._own:
             return self._own[space, name] if key[0] == space else ()
@@ -388,7 +386,15 @@ def _prepare(node: Node, text: bytes, names: Names) -> Facts:
 def _execute(node: Node, _: bytes, names: Names) -> Facts:
     inner = names.get(("statement", node["name"]), ())
     facts = _within("execute", inner, rows=any(each.rows for each in inner), unknown_name="" if inner else node["name"])
-    return _with_parameters(facts, node)
+    return _with_parameters(_plainly(facts), node)
+
+
+def _plainly(facts: Facts) -> Facts:
+    # Parse gives names to everything, PREPARE to queries only: what SET or DEALLOCATE change under a name is not followed.
+    if all(each.kind in _QUERIES for each in facts.inner):
+        return facts
+    why = f"{facts.kind.upper()} of what is no query is not available"
+    return replace(facts, refusals=(*facts.refusals, Refusal(why, "Execute it by the protocol.", "0A000")))
 
 
 def _with_parameters(facts: Facts, node: Node) -> Facts:
@@ -412,10 +418,10 @@ def _declare(node: Node, text: bytes, names: Names) -> Facts:
 
 def _fetch(node: Node, _: bytes, names: Names) -> Facts:
     name, moves = node["portalname"], bool(node.get("ismove"))
-    kind = "move" if moves else "fetch"
-    if bound := names.get(("portal", name), ()):
+    kind, bound = "move" if moves else "fetch", names.get(("portal", name), ())
+    if bound:
         # Nobody has asked yet whether what is bound may run, and this runs it.
-        return _within(kind, bound, rows=not moves and any(each.rows for each in bound))
+        return _plainly(_within(kind, bound, rows=not moves and any(each.rows for each in bound)))
     # What the cursor reads was judged when it was declared; only its columns matter now.
     inner = names.get(("cursor", name), ())
     return Facts((kind,), rows=not moves, inner=inner, unknown_name="" if inner else name)

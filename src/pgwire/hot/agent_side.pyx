@@ -16,7 +16,7 @@ from pgwire.hot.budget cimport budget_take
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
-    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_ROOM, WAIT_SETTLE,
+    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_ROOM, WAIT_SETTLE,
     begin, flush_server, link_break, record,
 )
 from pgwire.hot.pipeline cimport (
@@ -356,6 +356,10 @@ cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil
     return True
 
 
+cdef bint _copy_kind(uint8_t kind) noexcept nogil:
+    return kind == c'd' or kind == c'c' or kind == c'f' or kind == c'S' or kind == c'H'
+
+
 cdef bint _while_copying(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     # The server reads rows. It drops Sync and Flush; if it has failed by now it obeys Sync, so it decides.
     cdef Entry* e
@@ -390,10 +394,12 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if k.copying or k.barrier:
         return _wait(k, WAIT_COPY)
     if kind == c'X':
-        # as the server does: what was sent before is done first
         k.quit = True
         if k.queue.count:
-            return _wait(k, WAIT_EMPTY)
+            # the server does first what was sent before, and tells of it what it would have told
+            k.wait = WAIT_END
+            _forward(k, raw, m.total)
+            return True
         k.ended = True
         leg_up(k.client, UP_GONE)
         return True
@@ -450,6 +456,10 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
             off += take
             continue
         r = client_frame(p + off, n - off, &m)
+        if k.copying == COPY_RUNNING and not _copy_kind(p[off]):
+            m.kind = p[off]                      # the server says so without waiting for the rest of it
+            _while_copying(k, &m, p + off)
+            break
         if r == FRAME_BAD:
             link_break(k, b"08P01", b"invalid message from the client")
             break
@@ -468,8 +478,16 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
                 k.client.stream_left = m.total
                 continue
         if r == FRAME_PART:
+            if k.copying and k.copying != COPY_RUNNING:
+                _wait(k, WAIT_COPY)              # its first byte may be enough by then
             break
         if not client_body_ok(&m):
+            if k.skipping and m.kind != c'S' and m.kind != c'X':
+                off += m.total                   # the server does not look at what it skips
+                continue
+            if k.queue.count and k.copying == 0 and not k.barrier:
+                _wait(k, WAIT_EMPTY)             # it may skip it yet
+                break
             link_break(k, b"08P01", b"malformed message from the client")
             break
         if not _message(k, &m, p + off):

@@ -12,7 +12,7 @@ from pgwire.hot.wire cimport load16, load32
 
 cdef enum:
     SMALL = 10000                 # PostgreSQL's PQ_SMALL_MESSAGE_LIMIT
-    LARGE = 0x3FFFFFFF            # PostgreSQL's PQ_LARGE_MESSAGE_LIMIT
+    LARGE = 0x3FFFFFFE            # PostgreSQL's PQ_LARGE_MESSAGE_LIMIT
 
 cdef uint32_t _client_max[256]
 cdef uint32_t _server_max[256]

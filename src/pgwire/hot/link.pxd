@@ -11,6 +11,7 @@ cdef enum:
     WAIT_ROOM = 4        # ... for replies: too much is outstanding
     WAIT_EMPTY = 5       # ... for all replies: it is judged by what holds when the server comes to it
     WAIT_COPY = 6        # ... for the server's word on a COPY FROM STDIN
+    WAIT_END = 7         # there is none: the client has said goodbye, and the server ends when it has done the rest
 
     PAUSE_DESCRIBE = 1   # the server's next message waits for a mask plan
     PAUSE_FILTER = 2     # ... for its cleaned form
@@ -56,6 +57,9 @@ cdef struct LinkState:
     bint barrier_skips       # ... and an error made the server skip to a Sync
     uint8_t held_ready       # the status of a ReadyForQuery that may be the barrier's own; 0: none
     bint undone              # the transaction that ends next is rolled back
+    bint ended_undone        # the last one was
+    uint64_t epoch           # transactions ended until now
+    uint64_t settled_epoch   # ... when the statement that settles had its outcome
     uint64_t serial          # portals made until now
     uint32_t settled_results # results that the statement which settles has completed
     bint drop_stream

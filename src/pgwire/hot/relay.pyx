@@ -361,9 +361,14 @@ cdef class Link:
         cdef uint8_t none[4]
         cdef Portal* p = NULL
         cdef Stmt* s
-        cdef bint kept
+        cdef bint kept, over
         memset(none, 0, 4)
         enter(self.st.reactor)
+        over = self.st.epoch != self.st.settled_epoch
+        if over and (self.st.ended_undone or not holds):     # it has ended with its transaction
+            portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
+            leave(self.st.reactor)
+            return
         s = stmt_new(self.st.reactor, self.st.key, <const uint8_t*><const char*>text, len(text))
         if s != NULL:
             p = portal_new(s, none, 2, none, 4)
@@ -374,7 +379,7 @@ cdef class Link:
             p.serial = self.st.serial
             p.declared = True
             p.holds = holds
-            p.committed = holds and self.st.status == c'I'
+            p.committed = over
             portal_release(self.st.reactor, <Portal*>old)
         leave(self.st.reactor)
         if not kept:
@@ -399,10 +404,19 @@ cdef class Link:
         leave(self.st.reactor)
 
     def forget_cursor(self, bytes name):
-        """SQL's CLOSE has dropped ``name``; None: all cursors and portals."""
+        """SQL's CLOSE has dropped ``name``; None: all cursors and portals but the one that said so, the unnamed."""
+        cdef Named** at
+        cdef Portal* unnamed = NULL
+        cdef void* old
         enter(self.st.reactor)
         if name is None:
+            at = names_find(&self.st.portals, NULL, 0)
+            if at[0] != NULL:
+                unnamed = <Portal*>at[0].what
+                unnamed.refs += 1
             names_clear(self.st.reactor, &self.st.portals, True)
+            if unnamed != NULL and names_put(&self.st.portals, NULL, 0, unnamed, &old) < 0:
+                portal_release(self.st.reactor, unnamed)
         else:
             portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
         leave(self.st.reactor)

@@ -39,6 +39,7 @@ cdef bint _out_of_step(LinkState* k) noexcept nogil:
 cdef void _settled(LinkState* k, Entry* e, bint succeeded) noexcept nogil:
     # the client's next message goes on waiting until Python has drawn the consequences
     k.settled_ok = succeeded
+    k.settled_epoch = k.epoch
     k.settled_results = e.index + (e.kind == c'E' and succeeded)
     leg_up(k.client, UP_SETTLED)
 
@@ -225,6 +226,8 @@ cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     pop(k)
     if k.status == c'I':
         portals_end(k.reactor, &k.portals, k.undone)
+        k.ended_undone = k.undone
+        k.epoch += 1
     if k.status != c'E':
         k.undone = False
     to_client(k, raw, m.total)
@@ -278,7 +281,7 @@ cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noex
     elif m.n >= 9 and memcmp(m.body, _lit(b"ROLLBACK"), 9) == 0:
         k.undone = True
     if e.kind == c'Q' and e.disposition != ANSWER and m.kind != c's':
-        e.index += 1
+        e.index += m.kind == c'C'                # an empty query has run nothing
         e.plan = NULL
         to_client(k, raw, m.total)
         return HANDLED
