@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from control.policy.catalog import Relation, Snapshot
 from control.policy.engine import PolicyEngine, SessionJudge
-from control.policy.facts import Unreadable, read_facts
+from control.policy.facts import Unreadable
 from control.policy.lineage import trace
+from control.policy.reading import read_facts
 from kit.literals import with_other_literals
 from pgwire.hot.canonical import canonical
 from pgwire.ports import Effect, MaskRule, Principal, Scope, Statement, Verdict
