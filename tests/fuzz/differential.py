@@ -66,7 +66,7 @@ def laxer(server: Answer, gateway: Answer) -> str:
             return ""  # refused by the gateway itself: from here on it is the stricter one
         return f"message {at}: the server says {first}, the gateway {second}"
     if len(ours) > len(told):
-        if server.end in ("closed", "quiet") and not {one.kind for one in ours[len(told) :]} - set("123TDCnIstE"):
+        if server.end in ("closed", "quiet") and not {one.kind for one in ours[len(told) :]} - set("123TDCnIstHdcE"):
             return "" if gateway.end in (server.end, "closed") else gateway.end  # what the server has not flushed
         extra = ours[len(told)]
         fields = error_fields(extra.body) if extra.kind == "E" else {}

@@ -106,12 +106,12 @@ def difference(server: Answer, gateway: Answer) -> str:
     first = [one for one in server.messages if one.kind not in "NSAK"]
     second = [one for one in gateway.messages if one.kind not in "NSAK"]
     for at, (told, ours) in enumerate(zip(first, second, strict=False)):
+        fields = error_fields(ours.body) if ours.kind == "E" else {}
+        if fields.get("C") == "0A000" and "F" not in fields:
+            return ""  # not available, and said so; from here on the sessions are two
         if told.kind != ours.kind or (told != ours and not _alike(told, ours)):
-            fields = error_fields(ours.body) if ours.kind == "E" else {}
-            if fields.get("C") == "0A000" and "F" not in fields:
-                return ""  # not available, and said so; from here on the sessions are two
             return f"message {at}: the server says {told}, the gateway {ours}"
-    if server.end == gateway.end == "closed" and not {one.kind for one in second[len(first) :]} - set("123TDCnIst"):
+    if server.end == gateway.end == "closed" and not {one.kind for one in second[len(first) :]} - set("123TDCnIstHdc"):
         return "" if len(second) >= len(first) else f"mute where the server says {first[len(second)]}"  # the server had not flushed them
     if len(first) != len(second):
         return f"the server says {server.kinds} ({server.end}), the gateway {gateway.kinds} ({gateway.end})"
