@@ -241,7 +241,7 @@ cdef void queues_free(ReactorState* r) noexcept nogil:
         items = r.spare_queues
         r.spare_queues = (<void**>items)[0]
         free(items)
-    r.spare_count = 0
+    r.spare_queues_count = 0
 
 
 cdef Entry* queue_push(ReactorState* r, Queue* q, uint8_t kind) noexcept nogil:
@@ -252,7 +252,7 @@ cdef Entry* queue_push(ReactorState* r, Queue* q, uint8_t kind) noexcept nogil:
     if q.cap == 0 and r.spare_queues != NULL:
         q.items = <Entry*>r.spare_queues
         r.spare_queues = (<void**>r.spare_queues)[0]
-        r.spare_count -= 1
+        r.spare_queues_count -= 1
         q.cap = QUEUE
         q.head = 0
     if q.count == q.cap:
@@ -289,10 +289,10 @@ cdef void queue_pop(ReactorState* r, Queue* q) noexcept nogil:
     q.count -= 1
     if q.count:
         return
-    if q.cap == QUEUE and r.spare_count < SPARE:
+    if q.cap == QUEUE and r.spare_queues_count < SPARE:
         (<void**>q.items)[0] = r.spare_queues
         r.spare_queues = q.items
-        r.spare_count += 1
+        r.spare_queues_count += 1
     else:
         free(q.items)
     q.items = NULL
