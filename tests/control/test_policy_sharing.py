@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,14 @@ class Changing:
 
     async def refresh(self) -> Snapshot:
         return self.present
+
+
+@dataclass
+class JudgeOf:
+    """A session, and what its name p stands for."""
+
+    judge: SessionJudge
+    text: bytes
 
 
 @pytest.fixture
@@ -96,12 +104,15 @@ def test_what_one_may_see_is_not_what_another_sees(engine: PolicyEngine) -> None
 
 def test_names_of_one_session_mean_nothing_in_another(engine: PolicyEngine) -> None:
     source = Changing(catalog(1, " SELECT people.id AS x FROM public.people"))
-    one, two = judge(engine, source), judge(engine, source)
-    for session, sql in ((one, b"PREPARE p AS SELECT id FROM people"), (two, b"PREPARE p AS DELETE FROM people")):
-        statement = Statement(sql, "simple")
-        asyncio.run(session.judge(statement))
-        session.settled(statement, True)
-    assert verdict(one, "EXECUTE p").effect is Effect.ALLOW
-    assert verdict(two, "EXECUTE p").effect is Effect.DENY  # the grant has no delete
-    assert verdict(one, "EXECUTE p").effect is Effect.ALLOW
-    assert verdict(judge(engine, source), "EXECUTE p").effect is Effect.DENY  # no such name there
+
+    def execute(session: JudgeOf) -> Effect:
+        statement = Statement(b"EXECUTE p", "simple", named=lambda cursor, name: (session.text, True) if session.text else None)
+        return asyncio.run(session.judge.judge(statement)).effect
+
+    reads, deletes, has_none = (
+        JudgeOf(judge(engine, source), text) for text in (b"SELECT id FROM people", b"DELETE FROM people", b"")
+    )  # fmt: skip
+    for _ in range(2):
+        assert execute(reads) is Effect.ALLOW
+        assert execute(deletes) is Effect.DENY  # the grant has no delete
+        assert execute(has_none) is Effect.DENY
