@@ -38,6 +38,8 @@ class Greeting:
     ``proxied``: the connection comes from a trusted proxy, so it must begin with a PROXY header, and is never a local one.
     """
 
+    __slots__ = ("_clear_password", "_client", "_proxied", "_startup", "_tls", "_unix", "peer")
+
     def __init__(self, client: ColdLeg, peer: Peer, tls: TlsContext | None, *, proxied: bool, plaintext_on_loopback: bool) -> None:
         self.peer = peer
         self._client = client
@@ -130,6 +132,10 @@ class Greeting:
     def rest(self) -> bytes:
         """What the client has sent behind its login."""
         return self._startup.rest
+
+    def forget(self) -> None:
+        """The client has been welcomed: of the greeting only ``peer`` is kept."""
+        del self._startup
 
     def _binding(self) -> bytes | None:
         certificate = self._tls.certificate if self._tls is not None and self._client.leg.encrypted else None

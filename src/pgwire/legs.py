@@ -41,6 +41,8 @@ def _wake(ready: asyncio.Future[None]) -> None:
 class ColdLeg:
     """One socket with awaitable calls. Owns the leg until ``release`` and closes it in ``close``."""
 
+    __slots__ = ("leg",)
+
     def __init__(self, reactor: Reactor, fd: int) -> None:
         self.leg = Leg(reactor, fd)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import fcntl
 import ipaddress
 import itertools
@@ -51,6 +52,7 @@ class Listener:
         self._keys = CancelKeys()
         self._sessions: dict[asyncio.Task[None], Session] = {}
         self._sockets: list[socket.socket] = []
+        self._context = contextvars.copy_context()  # one for all sessions: they set nothing in it
 
     def listen(self, host: str, port: int) -> int:
         """Start accepting on every address of ``host``. Returns the port. Raises OSError when there is none."""
@@ -112,9 +114,9 @@ class Listener:
             reactor = next(self._turn)
             leg = ColdLeg(reactor, sock.detach())
             session = Session(self._parts, reactor, leg, peer, self._keys, len(self._sessions) >= self._max, self._is_proxy(peer))
-            task = asyncio.get_running_loop().create_task(session.run())
+            task = asyncio.get_running_loop().create_task(session.run(), context=self._context)
             self._sessions[task] = session
-            task.add_done_callback(self._done)
+            task.add_done_callback(self._done, context=self._context)
 
     def _is_proxy(self, peer: Peer) -> bool:
         if not self._trusted or peer.address == "local":

@@ -20,6 +20,8 @@ __all__ = ["SessionNames"]
 class SessionNames:
     """What one session's savepoints are, and the changes made to its link's names."""
 
+    __slots__ = ("_savepoints",)
+
     def __init__(self) -> None:
         self._savepoints: list[tuple[str, int]] = []  # name, and the newest portal when it was set
 

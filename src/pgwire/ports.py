@@ -76,7 +76,6 @@ class Principal:
     acts_for: str | None = None
     token_id: str | None = None
     expires_at: float = float("inf")
-    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ _REMIND = 15.0  # seconds between notices while a statement is held
 class Serving:
     """The answers to one link. ``over`` resolves to the reason when the session is to end."""
 
+    __slots__ = (
+        "_approvals", "_audit", "_cancelled", "_info", "_mask_key", "_names", "_policy", "_settling", "_tasks", "last_words",
+        "link", "over",
+    )  # fmt: skip
+
     def __init__(self, approvals: Approvals, audit: Audit, policy: SessionPolicy, info: SessionInfo, mask_key: bytes) -> None:
         self.link: Link | None = None
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -43,7 +48,7 @@ class Serving:
         self._policy = policy
         self._info = info
         self._mask_key = mask_key
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] | None = None  # made when there is one
         self._cancelled: asyncio.Future[str] | None = None
         self._settling: tuple[Statement, Verdict] | None = None
         self._names = SessionNames()
@@ -123,7 +128,7 @@ class Serving:
 
     async def stop(self) -> None:
         """Take back what is waited for: nobody can approve it any more."""
-        tasks = list(self._tasks)
+        tasks = list(self._tasks or ())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -139,8 +144,16 @@ class Serving:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(work))
+        if self._tasks is None:
+            self._tasks = set()
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        assert self._tasks is not None
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._tasks = None
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from pgwire.cancel import CancelKeys
 from pgwire.client_startup import CancelRequested, NotAnswered, Started
+from pgwire.deadlines import Deadlines
 from pgwire.errors import GatewayError, ServerUnavailable, TooManyConnections, error_response, from_refused
 from pgwire.greeting import Greeting
 from pgwire.hot.reactor import Reactor
@@ -79,6 +80,7 @@ class Parts:
     statement_bytes: int = 256 * 1024
     scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
     old_servers: set[tuple[str, int]] = field(default_factory=set)
+    deadlines: Deadlines = field(default_factory=Deadlines, repr=False)
 
 
 @dataclass(slots=True)
@@ -94,6 +96,8 @@ class _Opened:
 
 class Session:
     """One client connection. ``run`` never raises."""
+
+    __slots__ = ("_canceller", "_client", "_ending", "_full", "_greeting", "_keys", "_opened", "_parts", "_reactor", "_serving")
 
     def __init__(
         self, parts: Parts, reactor: Reactor, client: ColdLeg, peer: Peer, keys: CancelKeys, full: bool = False, proxied: bool = False
@@ -112,7 +116,17 @@ class Session:
     async def run(self) -> None:
         """The whole session. Every failure is told to the client, as far as it may know it."""
         try:
-            await self._run()
+            # While the session is idle this frame is all that waits: there may be many thousands of it.
+            opened = self._opened = await self._enter()
+            if opened is not None:
+                reason = "the gateway failed"
+                try:
+                    reason = await self._serve(opened)
+                except asyncio.CancelledError:
+                    reason = "the gateway is shutting down"
+                    self.end("57P01", reason)
+                finally:
+                    await self._farewell(opened, reason)
         except NotAnswered as error:
             # Not a client of ours: PostgreSQL hangs up without a word, so do we.
             _log.info("connection from %s ended: %s", _where(self._greeting.peer), error)
@@ -130,21 +144,14 @@ class Session:
         finally:
             self._client.close()
 
-    async def _run(self) -> None:
+    async def _enter(self) -> _Opened | None:
+        """Everything up to both logins. None: nothing is to be served."""
         try:
             async with asyncio.timeout(self._parts.login_timeout):
                 started = await self._greet()
-                if started is None:
-                    return
-                opened = await self._log_in(started)
+                return None if started is None else await self._log_in(started)
         except TimeoutError:
             raise GatewayError("08006", f"the login took longer than {self._parts.login_timeout:g} s") from None
-        self._opened = opened
-        reason = "the gateway failed"
-        try:
-            reason = await self._serve(opened)
-        finally:
-            await self._farewell(opened, reason)
 
     async def _greet(self) -> Started | None:
         """Up to the startup message. None: it was a cancel request and has been done."""
@@ -288,7 +295,8 @@ class Session:
             else:
                 await server.send(event.data)
 
-    async def _serve(self, opened: _Opened) -> str:
+    def _serve(self, opened: _Opened) -> asyncio.Future[str]:
+        """Join the legs. What is answered resolves to the reason when the session is to end."""
         parts = self._parts
         serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key)
         link = Link(
@@ -305,29 +313,22 @@ class Session:
         self._client.leg.send(self._greeting.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
         if self._greeting.rest:
             self._client.leg.unread(self._greeting.rest)
+        self._greeting.forget()
+        opened.ready = replace(opened.ready, parameters=b"")
         serving.follow_policy()
         link.start()
         if self._ending is not None:
             serving.finish(*self._ending)
         ends = min(opened.info.grant.expires_at, opened.lease.expires_at)
-        timer = None
         if ends < time.time() + 86400 * 30:
-            timer = asyncio.get_running_loop().call_later(
-                max(0.0, ends - time.time()), self.end, "57P01", "the grant of this session has expired"
-            )
-        try:
-            return await serving.over
-        except asyncio.CancelledError:
-            serving.finish("57P01", "the gateway is shutting down")
-            return "the gateway is shutting down"
-        finally:
-            if timer is not None:
-                timer.cancel()
+            parts.deadlines.set(self, ends)
+        return serving.over
 
     async def _farewell(self, opened: _Opened, reason: str) -> None:
         serving = self._serving
         parts = self._parts
         statements = asked = 0
+        parts.deadlines.drop(self)
         self._keys.withdraw(opened.ready.pid, self)
         if serving is not None and serving.link is not None:
             busy = serving.link.outstanding

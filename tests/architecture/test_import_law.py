@@ -16,6 +16,7 @@ PGWIRE_RANKS = {
     "listener": 60,
     "session": 50,
     "cancel": 45,
+    "deadlines": 45,
     "serving": 45,
     "greeting": 45,
     "names": 40,

@@ -52,6 +52,8 @@ SCOPE = Scope("shop", ("*.*",), frozenset({"select", "insert", "update", "delete
 class Fixed:
     """A catalog that never changes."""
 
+    present = SNAPSHOT
+
     async def snapshot(self) -> Snapshot:
         return SNAPSHOT
 

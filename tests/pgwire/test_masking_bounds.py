@@ -98,6 +98,16 @@ def test_rows_of_long_and_short_texts(data: st.DataObject) -> None:
     check(columns, rules, rows, data.draw(st.binary(max_size=80)).replace(b"D", b"d"))
 
 
+def test_pseudonyms_made_together_are_those_made_alone() -> None:
+    dice = random.Random(4)
+    columns = [text_column(), text_column(), Column("short", 0, 0, 1043, 14, 0), text_column()]
+    rules: list[MaskRule | None] = [MaskRule("pseudonym", "a"), None, MaskRule("pseudonym", "b"), MaskRule("pseudonym", "b")]
+    for longest in (3, 8, 24, 63, 64, 90):
+        for count in range(1, 10):
+            cells = [[dice.randbytes(dice.randint(0, longest)) for _ in columns] for _ in range(count)]
+            check(columns, rules, [list(row) for row in cells], b"E" * 64)
+
+
 def test_rows_cut_at_every_byte() -> None:
     columns = [text_column() for _ in RULES]
     rows: list[list[bytes | None]] = [[b"0123 456 %d" % i * 3] * len(RULES) for i in range(2)]

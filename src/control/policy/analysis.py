@@ -25,6 +25,8 @@ Path = tuple[str, ...]
 class Masking:
     """The masks that one principal sees in one database, asked by column. ``kin`` tables share their labels by column name."""
 
+    __slots__ = ("__weakref__", "_known", "_masks", "_policy", "_snapshot", "_traced")
+
     def __init__(self, policy: Policy, masks: Mapping[str, Mask], snapshot: Snapshot) -> None:
         self._policy, self._masks, self._snapshot = policy, masks, snapshot
         self._known: dict[Column, Mask | None] = {}

@@ -63,6 +63,11 @@ class Snapshot:
 class CatalogSource(Protocol):
     """Where the engine gets its snapshots; one per database."""
 
+    @property
+    def present(self) -> Snapshot | None:
+        """The present snapshot, if there is one yet."""
+        ...
+
     async def snapshot(self) -> Snapshot:
         """The present snapshot, read when there is none yet. Raises ``psycopg.Error`` when the server can't be asked."""
         ...
@@ -121,6 +126,11 @@ class Catalog:
         if watch is not None:
             await watch.close()
 
+    @property
+    def present(self) -> Snapshot | None:
+        """See ``CatalogSource``."""
+        return self._snapshot
+
     async def snapshot(self) -> Snapshot:
         """See ``CatalogSource``."""
         return self._snapshot if self._snapshot is not None else await self.refresh()
@@ -134,7 +144,9 @@ class Catalog:
             self._generation += 1
             fingerprint = await self._look()
             if self._snapshot is None or fingerprint is None or fingerprint != self._fingerprint:
-                self._snapshot = await self._read()
+                read = await self._read()
+                if self._snapshot is None or read.version != self._snapshot.version:  # else: only privileges have changed
+                    self._snapshot = read
                 self._fingerprint = fingerprint
             return self._snapshot
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import psycopg
 
@@ -29,7 +30,7 @@ from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, NameCha
 __all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
 
 _OFF_LOOP_BYTES = 65536
-_REMEMBERED = 256
+_REMEMBERED = 512
 _MOST_PATHS = 4
 _SEVERITY = {Effect.ALLOW: 0, Effect.HOLD: 1, Effect.DENY: 2}
 
@@ -63,6 +64,8 @@ class PolicyEngine:
         self._file = policy_file
         self._catalogs = dict(catalogs)
         self.budgets = Budgets()
+        self.texts: dict[bytes, tuple[Facts, ...]] = {}  # what was read of texts that use no name of a session's
+        self._maskings: WeakValueDictionary[tuple[object, ...], Masking] = WeakValueDictionary()
         self._policy = self._read()
 
     @property
@@ -93,6 +96,15 @@ class PolicyEngine:
             if matches((grant.database,), database) and grant.who.covers(principal):
                 return GrantTemplate(Scope(database, grant.tables, grant.verbs), grant.duration)
         return None
+
+    def masking(self, principal: Principal, database: str, snapshot: Snapshot) -> Masking:
+        """What this principal sees there; one object for all sessions that see the same."""
+        masks = self._policy.masks_for(principal, database)
+        key = (self._policy.version, id(snapshot), frozenset(masks.items()))
+        found = self._maskings.get(key)
+        if found is None:
+            found = self._maskings[key] = Masking(self._policy, masks, snapshot)
+        return found
 
     def most_sessions(self, principal: Principal, database: str) -> int | None:
         """How many sessions this principal may have there at a time; None: no limit."""
@@ -142,6 +154,11 @@ class _State:
 class SessionJudge:
     """Implements ``ports.SessionPolicy`` for one session."""
 
+    __slots__ = (
+        "_before", "_default", "_engine", "_key", "_local", "_masking", "_policy", "_principal", "_scope", "_seen", "_snapshot", "_source",
+        "_stale", "_state", "_user",
+    )  # fmt: skip
+
     def __init__(
         self,
         engine: PolicyEngine,
@@ -159,15 +176,16 @@ class SessionJudge:
         self._before: tuple[tuple[str, ...], ...] | None = None  # the paths when the transaction began to change them
         self._local = False
         self._stale = False
-        self._policy = engine.policy
-        self._refresh_masking()
-        self._seen: dict[bytes, tuple[Facts, ...]] = {}
+        self._seen: dict[bytes, tuple[Facts, ...]] = engine.texts
         self._key: int | None = None
+        self._refresh_masking()
 
     def _refresh_masking(self) -> None:
         self._policy = self._engine.policy
-        self._masking = Masking(self._policy, self._policy.masks_for(self._principal, self._scope.database), self._snapshot)
-        self._seen = {}
+        self._masking = self._engine.masking(self._principal, self._scope.database, self._snapshot)
+        self._forget()
+
+    def _forget(self) -> None:
         self._key = None
 
     def _path(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,6 +194,8 @@ class SessionJudge:
     @property
     def key(self) -> int:
         """See ``ports.SessionPolicy``."""
+        if self._source.present is not None:
+            self._adopt(self._source.present)
         if self._policy is not self._engine.policy:
             self._refresh_masking()
         if self._key is None:
@@ -213,17 +233,17 @@ class SessionJudge:
             self._refresh_masking()
 
     async def _read(self, statement: Statement) -> tuple[Facts, ...]:
-        text, names = statement.text, _Names(statement)
-        known = self._seen.get(text)
+        text, names, seen = statement.text, _Names(statement), self._seen
+        known = seen.get(text)
         if known is None:
             if len(text) > _OFF_LOOP_BYTES:
                 known = await asyncio.to_thread(read_facts, text, names)
             else:
                 known = read_facts(text, names)
-            if len(self._seen) >= _REMEMBERED:
-                self._seen.pop(next(iter(self._seen)))
+            if len(seen) >= _REMEMBERED:
+                seen.pop(next(iter(seen)))
             if not names.asked:  # what a name stands for may change
-                self._seen[text] = known
+                seen[text] = known
         return known
 
     async def judge(self, statement: Statement) -> Verdict:
@@ -419,7 +439,7 @@ class SessionJudge:
             for setting in each.settings:
                 if setting.name in ("search_path", "*"):
                     self._moved(setting.values, setting.local, succeeded, statement.status)
-        self._seen, self._key = {}, None
+        self._forget()
 
     def _moved(self, values: tuple[str, ...] | None, local: bool, succeeded: bool, status: str) -> None:
         if local and status == "I":

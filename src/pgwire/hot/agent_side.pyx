@@ -56,7 +56,7 @@ cdef bint wait_over(LinkState* k) noexcept nogil:
 
 
 cdef Entry* _push(LinkState* k, uint8_t kind) noexcept nogil:
-    cdef Entry* e = queue_push(&k.queue, kind)
+    cdef Entry* e = queue_push(k.reactor, &k.queue, kind)
     if e == NULL:
         link_break(k, b"53200", b"out of memory")
         return NULL

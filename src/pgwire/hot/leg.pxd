@@ -56,6 +56,8 @@ cdef struct ReactorState:
     size_t cache_count
     size_t shapes_count
     size_t cache_hand    # the bucket that is emptied next when a cache is full
+    void* spare_queues   # of links that wait for nothing; each begins with where the next one is
+    size_t spare_queues_count
     uint8_t* form        # room for one canonical form
     uint64_t seed
     void* journal

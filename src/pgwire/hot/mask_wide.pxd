@@ -1,4 +1,4 @@
-# The C of mask_wide.h. Header only. Never add: a function that is not there.
+# The C of mask_wide.h and sip_lanes.h. Header only. Never add: a function that is not in them.
 from libc.stdint cimport uint8_t, uint64_t
 
 cdef extern from "mask_wide.h" nogil:
@@ -8,3 +8,13 @@ cdef extern from "mask_wide.h" nogil:
     void mask_letters(uint8_t* to, uint64_t bits)
     bint mask_keep_wide(const uint8_t* p, size_t n, uint8_t* out, size_t keep, bint first)
     int mask_email_wide(const uint8_t* p, size_t n, uint8_t* out)
+
+
+cdef extern from "sip_lanes.h" nogil:
+    enum:
+        LANES_MOST            # bytes of a value that may wait
+    ctypedef struct Lanes:
+        int count
+    bint lanes_here()
+    void lanes_add(Lanes* l, const uint8_t* p, size_t n, uint8_t* out, uint64_t k0, uint64_t k1)
+    void lanes_flush(Lanes* l)

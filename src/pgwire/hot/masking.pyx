@@ -20,7 +20,7 @@ from pgwire.hot.mask_action cimport (
 from pgwire.hot.mask_date cimport mask_year_binary, mask_year_text
 from pgwire.hot.mask_number cimport mask_float, mask_int, mask_numeric, mask_uuid
 from pgwire.hot.mask_text cimport mask_email, mask_keep, mask_token
-from pgwire.hot.mask_wide cimport MASK_SLACK, mask_copy
+from pgwire.hot.mask_wide cimport LANES_MOST, MASK_SLACK, Lanes, lanes_add, lanes_flush, lanes_here, mask_copy
 from pgwire.hot.wire cimport load16, load32, store32
 
 cdef extern from *:
@@ -35,6 +35,8 @@ YEAR_TIME_TEXT, YEAR_TIME_BINARY, YEAR_ZONED_TEXT = _YEAR_TIME_TEXT, _YEAR_TIME_
 globals()["NULL"] = NULL_
 OK, NEED_MORE, FULL, BAD = MASK_OK, MASK_NEED_MORE, MASK_FULL, MASK_BAD
 
+cdef bint _has_lanes = lanes_here()
+
 cdef struct PlanState:
     uint32_t columns
     uint32_t count            # masked columns; masks has one for each
@@ -43,8 +45,8 @@ cdef struct PlanState:
     Mask* masks
 
 
-cdef inline ssize_t _cell(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide) noexcept nogil:
-    # Writes what stands for the cell and answers its length; -1: NULL.
+cdef inline ssize_t _cell(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bint wide, Lanes* lanes) noexcept nogil:
+    # Writes what stands for the cell, or leaves it to the lanes, and answers its length; -1: NULL.
     cdef int op = m.op
     cdef size_t blanks = 0
     cdef ssize_t r
@@ -61,6 +63,9 @@ cdef inline ssize_t _cell(Mask* m, const uint8_t* p, size_t n, uint8_t* out, bin
             memset(out + r, c' ', blanks)
         return r + blanks
     if op == _TOKEN:
+        if wide and lanes != NULL and n <= LANES_MOST and (m.limit == 0 or m.limit >= 18):
+            lanes_add(lanes, p, n, out, m.k0, m.k1)
+            return 18
         return mask_token(m, p, n, out)
     if op == _EMAIL:
         return mask_email(m, p, n, out, wide)
@@ -113,7 +118,7 @@ cdef inline const uint8_t* _pass(const uint8_t* at, const uint8_t* end, uint32_t
     return at
 
 
-cdef inline ssize_t _row(PlanState* plan, const uint8_t* p, const uint8_t* end, uint8_t* out, bint wide, const uint8_t* safe) noexcept nogil:
+cdef inline ssize_t _row(PlanState* plan, const uint8_t* p, const uint8_t* end, uint8_t* out, bint wide, const uint8_t* safe, Lanes* lanes) noexcept nogil:
     # One whole DataRow message; answers the bytes written, -1 if it is malformed. Wide: all of it may be read wide; if
     # not, what ends at `safe` or before. Both are one source, compiled twice.
     cdef const uint8_t* span = p          # not copied yet
@@ -140,7 +145,7 @@ cdef inline ssize_t _row(PlanState* plan, const uint8_t* p, const uint8_t* end, 
         to += at - span
         span = at + length
         if likely(span <= end):
-            r = _cell(m, at, length, to, wide or span <= safe)
+            r = _cell(m, at, length, to, wide or span <= safe, lanes)
         elif length == 0xFFFFFFFFU:
             r = -1
             span = at
@@ -163,8 +168,8 @@ cdef inline ssize_t _row(PlanState* plan, const uint8_t* p, const uint8_t* end, 
     return to - out
 
 
-cdef ssize_t _row_at_the_end(PlanState* plan, const uint8_t* p, const uint8_t* end, uint8_t* out, const uint8_t* safe) noexcept nogil:
-    return _row(plan, p, end, out, False, safe)
+cdef ssize_t _row_at_the_end(PlanState* plan, const uint8_t* p, const uint8_t* end, uint8_t* out, const uint8_t* safe, Lanes* lanes) noexcept nogil:
+    return _row(plan, p, end, out, False, safe, lanes)
 
 
 cdef inline size_t mask_bound(PlanState* p, size_t message_bytes) noexcept nogil:
@@ -175,9 +180,12 @@ cdef inline int mask_run(PlanState* p, const uint8_t* src, size_t n, size_t* con
     cdef size_t off = 0, to = 0, total
     cdef const uint8_t* safe = src + n - MASK_SLACK if n >= MASK_SLACK else NULL
     cdef const uint8_t* row
+    cdef Lanes waiting
+    cdef Lanes* lanes = &waiting if _has_lanes else NULL
     cdef uint64_t count = 0
     cdef ssize_t r
     cdef int status = MASK_OK
+    waiting.count = 0
     while off < n and src[off] == c'D':
         row = src + off
         if n - off < 5:
@@ -194,15 +202,17 @@ cdef inline int mask_run(PlanState* p, const uint8_t* src, size_t n, size_t* con
             status = MASK_FULL
             break
         if likely(row + total <= safe):
-            r = _row(p, row, row + total, dst + to, True, safe)
+            r = _row(p, row, row + total, dst + to, True, safe, lanes)
         else:
-            r = _row_at_the_end(p, row, row + total, dst + to, safe)
+            r = _row_at_the_end(p, row, row + total, dst + to, safe, lanes)
         if r < 0:
             status = MASK_BAD
             break
         off += total
         to += r
         count += 1
+    if waiting.count:
+        lanes_flush(lanes)
     consumed[0] = off
     produced[0] = to
     rows[0] = count

@@ -83,8 +83,9 @@ cdef struct Named:
     void* what
 
 cdef struct Names:
-    Named* buckets[64]
-    size_t count
+    Named** buckets           # none until there is a name
+    uint32_t size             # how many buckets: a power of two
+    uint32_t count
 
 cdef struct Queue:
     Entry* items
@@ -104,8 +105,9 @@ cdef Plan* plan_find(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noex
 cdef Plan* plan_add(Stmt* s, uint32_t index, const uint8_t* key, size_t n) noexcept nogil
 cdef Portal* portal_new(Stmt* s, const uint8_t* formats, size_t fn, const uint8_t* values, size_t vn) noexcept nogil
 cdef void portal_release(ReactorState* r, Portal* p) noexcept nogil
-cdef Entry* queue_push(Queue* q, uint8_t kind) noexcept nogil
+cdef Entry* queue_push(ReactorState* r, Queue* q, uint8_t kind) noexcept nogil
 cdef Entry* queue_at(Queue* q, size_t i) noexcept nogil
+cdef void queues_free(ReactorState* r) noexcept nogil
 cdef void queue_pop(ReactorState* r, Queue* q) noexcept nogil
 cdef void entry_name(Entry* e, const uint8_t* name, size_t n) noexcept nogil
 cdef bint entry_named(Entry* e, const uint8_t* name, size_t n) noexcept nogil

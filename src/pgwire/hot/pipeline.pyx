@@ -18,6 +18,8 @@ from pgwire.hot.wire cimport hash_bytes, load16, load32
 
 cdef enum:
     BUCKETS = 4096            # of the verdict cache
+    QUEUE = 8                 # entries of a queue at first
+    SPARE = 64                # queues of that size kept for the next link that needs one
     CACHED = 16384            # statements before old ones make room
 
 
@@ -233,12 +235,28 @@ cdef void portal_release(ReactorState* r, Portal* p) noexcept nogil:
         free(p)
 
 
-cdef Entry* queue_push(Queue* q, uint8_t kind) noexcept nogil:
+cdef void queues_free(ReactorState* r) noexcept nogil:
+    cdef void* items
+    while r.spare_queues != NULL:
+        items = r.spare_queues
+        r.spare_queues = (<void**>items)[0]
+        free(items)
+    r.spare_queues_count = 0
+
+
+cdef Entry* queue_push(ReactorState* r, Queue* q, uint8_t kind) noexcept nogil:
+    # A link that waits for nothing has no queue: the blocks go round among those that do.
     cdef Entry* items
     cdef Entry* e
     cdef size_t i, cap
+    if q.cap == 0 and r.spare_queues != NULL:
+        q.items = <Entry*>r.spare_queues
+        r.spare_queues = (<void**>r.spare_queues)[0]
+        r.spare_queues_count -= 1
+        q.cap = QUEUE
+        q.head = 0
     if q.count == q.cap:
-        cap = q.cap * 2 if q.cap else 8
+        cap = q.cap * 2 if q.cap else QUEUE
         items = <Entry*>malloc(cap * sizeof(Entry))
         if items == NULL:
             return NULL
@@ -269,6 +287,16 @@ cdef void queue_pop(ReactorState* r, Queue* q) noexcept nogil:
     e.answer = NULL
     q.head = (q.head + 1) & (q.cap - 1)
     q.count -= 1
+    if q.count:
+        return
+    if q.cap == QUEUE and r.spare_queues_count < SPARE:
+        (<void**>q.items)[0] = r.spare_queues
+        r.spare_queues = q.items
+        r.spare_queues_count += 1
+    else:
+        free(q.items)
+    q.items = NULL
+    q.cap = q.head = 0
 
 
 cdef void entry_name(Entry* e, const uint8_t* name, size_t n) noexcept nogil:
@@ -284,13 +312,40 @@ cdef bint entry_named(Entry* e, const uint8_t* name, size_t n) noexcept nogil:
     return e.name_len == n and memcmp(e.name, name, n) == 0
 
 
+cdef Named* _no_name = NULL
+
+
+cdef int _names_grow(Names* t) noexcept nogil:
+    # Few sessions have many names: four buckets first, then four times as many whenever they are full.
+    cdef uint32_t size = t.size * 4 if t.size else 4
+    cdef Named** buckets = <Named**>calloc(size, sizeof(Named*))
+    cdef Named* at
+    cdef Named* following
+    cdef uint32_t i
+    if buckets == NULL:
+        return -1
+    for i in range(t.size):
+        at = t.buckets[i]
+        while at != NULL:
+            following = at.next
+            at.next = buckets[at.hash & (size - 1)]
+            buckets[at.hash & (size - 1)] = at
+            at = following
+    free(t.buckets)
+    t.buckets = buckets
+    t.size = size
+    return 0
+
+
 cdef Named** names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil:
     cdef uint64_t h
     cdef Named** at
     if n > NAME:
         n = NAME
+    if t.buckets == NULL:
+        return &_no_name
     h = hash_bytes(0, name, n)
-    at = &t.buckets[h & 63]
+    at = &t.buckets[h & (t.size - 1)]
     while at[0] != NULL:
         if at[0].hash == h and at[0].len == n and memcmp(at[0].name, name, n) == 0:
             return at
@@ -308,6 +363,10 @@ cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** o
         return 0
     if n > NAME:
         n = NAME
+    if t.count == t.size:
+        if _names_grow(t) < 0:
+            return -1
+        at = names_find(t, name, n)
     new = <Named*>malloc(sizeof(Named))
     if new == NULL:
         return -1
@@ -335,12 +394,10 @@ cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil:
 
 
 cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
-    cdef size_t i
+    cdef uint32_t i
     cdef Named* at
     cdef Named* following
-    if t.count == 0:
-        return
-    for i in range(64):
+    for i in range(t.size):
         at = t.buckets[i]
         t.buckets[i] = NULL
         while at != NULL:
@@ -351,7 +408,9 @@ cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
                 stmt_release(r, <Stmt*>at.what)
             free(at)
             at = following
-    t.count = 0
+    free(t.buckets)
+    t.buckets = NULL
+    t.size = t.count = 0
 
 
 cdef void _portals_filter(ReactorState* r, Names* t, uint64_t serial, bint ending, bint undone) noexcept nogil:
@@ -362,7 +421,7 @@ cdef void _portals_filter(ReactorState* r, Names* t, uint64_t serial, bint endin
     cdef Portal* p
     if t.count == 0:
         return
-    for i in range(64):
+    for i in range(t.size):
         at = &t.buckets[i]
         while at[0] != NULL:
             p = <Portal*>at[0].what

@@ -21,7 +21,7 @@ from posix.unistd cimport close as c_close, read as c_read, write as c_write
 from pgwire.hot.agent_side cimport agent_process, wait_over
 from pgwire.hot.journal cimport Journal
 from pgwire.hot.leg cimport UP_GONE, enter, leave, leg_gather, leg_hold, leg_push, leg_recv, leg_room, leg_up, leg_update, pthread_mutex_t, pthread_t
-from pgwire.hot.pipeline cimport cache_clear, cache_make, graveyard_empty
+from pgwire.hot.pipeline cimport cache_clear, cache_make, graveyard_empty, queues_free
 from pgwire.hot.server_side cimport server_process
 from pgwire.hot.tls cimport tls_has_pending
 
@@ -384,6 +384,7 @@ cdef class Reactor:
         self._end_thread()
         cache_clear(&self.st)
         graveyard_empty(&self.st)
+        queues_free(&self.st)
         free(self.st.cache)
         free(self.st.shapes)
         free(self.st.form)

@@ -67,7 +67,7 @@ cdef void _copied(LinkState* k, Entry* e) noexcept nogil:
 cdef void _barrier(LinkState* k, bint skips) noexcept nogil:
     # Which of the Syncs sent while a COPY ran has the server read as part of it, before it failed? Another Sync and a Close
     # that does nothing tell: all ReadyForQuery before the CloseComplete are theirs, but the last, which is the barrier's.
-    if queue_push(&k.queue, c'b') == NULL:
+    if queue_push(k.reactor, &k.queue, c'b') == NULL:
         link_break(k, b"53200", b"out of memory")
         return
     k.barrier = True

@@ -67,6 +67,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 cdef enum:
     CTRL_MODE = 33
     CTRL_SET_READ_AHEAD = 41
+    CTRL_SET_SESS_CACHE_MODE = 44
     CTRL_SET_TLSEXT_HOSTNAME = 55
     CTRL_SET_MIN_PROTO_VERSION = 123
     TLS1_2 = 771
@@ -125,6 +126,7 @@ cdef class TlsContext:
         openssl_table.SSL_CTX_ctrl(self.ctx, CTRL_SET_MIN_PROTO_VERSION, TLS1_2, NULL)
         openssl_table.SSL_CTX_ctrl(self.ctx, CTRL_MODE, MODE_PARTIAL_MOVING_RELEASE, NULL)
         openssl_table.SSL_CTX_ctrl(self.ctx, CTRL_SET_READ_AHEAD, 1, NULL)
+        openssl_table.SSL_CTX_ctrl(self.ctx, CTRL_SET_SESS_CACHE_MODE, 0, NULL)     # nothing is resumed
         openssl_table.SSL_CTX_set_options(self.ctx, OP_NO_COMPRESSION | OP_NO_RENEGOTIATION | OP_CIPHER_SERVER_PREFERENCE)
         cdef bytes ciphers = CIPHERS.encode("ascii")
         openssl_table.SSL_CTX_set_cipher_list(self.ctx, ciphers)
