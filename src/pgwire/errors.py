@@ -22,6 +22,7 @@ __all__ = [
     "error_response",
     "from_refused",
     "notice_response",
+    "syntax_error",
 ]
 
 _LONGEST = 8000  # characters of one field
@@ -62,6 +63,12 @@ def notice_response(sqlstate: str, message: str, *, detail: str = "", hint: str 
     return _message(b"N", severity, sqlstate, message, detail, hint)
 
 
+def syntax_error(sqlstate: str, message: str, position: int) -> bytes:
+    """The ErrorResponse for a text that PostgreSQL's grammar does not take, as PostgreSQL itself words it."""
+    fields = [("S", "ERROR"), ("V", "ERROR"), ("C", sqlstate), ("M", message), ("P", str(position))]
+    return _encoded(b"E", [*fields, ("F", "scan.l"), ("R", "scanner_yyerror")])
+
+
 def from_refused(refused: Refused, *, fatal: bool) -> bytes:
     """The ErrorResponse for a refusal: its public part only. ``detail`` becomes JSON."""
     severity = "FATAL" if fatal else "ERROR"
@@ -79,6 +86,10 @@ def _message(kind: bytes, severity: str, sqlstate: str, message: str, detail: st
         fields.append(("D", detail))
     if hint:
         fields.append(("H", hint))
+    return _encoded(kind, fields)
+
+
+def _encoded(kind: bytes, fields: list[tuple[str, str]]) -> bytes:
     body = b"".join(name.encode() + _text(value) + b"\0" for name, value in fields) + b"\0"
     return kind + (len(body) + 4).to_bytes(4, "big") + body
 

@@ -1,9 +1,9 @@
 """Which of a client's startup parameters reach the server.
 
-What changes how values look or when a client gives up passes. What changes what a statement means (search_path, role,
-encodings) does not: the policy reads statements, so it has to know; such settings are made by SET, which is judged.
+What changes how values look or when a client gives up passes. Everything else is what a SET would be and is judged as one
+(``as_statement``); the session's identity and the reading of string literals stay as they are.
 
-Never add here: a parameter that changes names, identities or the reading of string literals.
+Never add here: a parameter that changes who runs statements, or how their text is read.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from collections.abc import Sequence
 
 from pgwire.errors import GatewayError
 
-__all__ = ["server_parameters", "split_options"]
+__all__ = ["as_statement", "server_parameters", "split_options"]
 
-_PASSED = {
-    "application_name": "application_name",
-    "datestyle": "DateStyle",
-    "timezone": "TimeZone",
-    "intervalstyle": "IntervalStyle",
-    "extra_float_digits": "extra_float_digits",
-    "bytea_output": "bytea_output",
-    "statement_timeout": "statement_timeout",
-    "lock_timeout": "lock_timeout",
-    "idle_in_transaction_session_timeout": "idle_in_transaction_session_timeout",
-    "idle_session_timeout": "idle_session_timeout",
-    "geqo": "geqo",
-    "jit": "jit",
+_FREE = {
+    "application_name", "client_encoding", "DateStyle", "TimeZone", "IntervalStyle", "extra_float_digits", "bytea_output",
+    "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "geqo", "jit",
+}  # fmt: skip
+_SPELLED = {"datestyle": "DateStyle", "timezone": "TimeZone", "intervalstyle": "IntervalStyle"}
+_FIXED = {
+    "standard_conforming_strings": {"on", "true", "yes", "1"},
+    "backslash_quote": {"safe_encoding"},
+    "row_security": {"on", "true", "yes", "1"},
 }
+_REFUSED = {
+    "role", "session_authorization", "session_replication_role", "is_superuser", "local_preload_libraries", "session_preload_libraries",
+    "dynamic_library_path", "allow_system_table_mods", "ignore_system_indexes", "user", "database", "replication", "options",
+}  # fmt: skip
 _WHY = {
-    "search_path": "names mean what the gateway's login makes them mean",
     "role": "the server's role follows from the grant",
     "session_authorization": "the server's role follows from the grant",
 }
@@ -50,16 +49,26 @@ def server_parameters(options: str, settings: Sequence[tuple[str, str]]) -> dict
         if folded == "client_encoding":
             if re.sub(r"[^A-Za-z0-9]", "", value).lower() not in ("utf8", "unicode"):
                 raise GatewayError("0A000", f"client_encoding {value[:40]} is not possible through this gateway", hint="Use UTF8.")
-        elif folded in _PASSED:
-            passed[_PASSED[folded]] = value
-        else:
+        elif folded in _FIXED and value.strip("'\"").lower() not in _FIXED[folded]:
+            raise GatewayError("0A000", f"{folded} {value[:40]} is not possible through this gateway", hint="It changes what a statement means.")
+        elif folded in _REFUSED or not _NAME.fullmatch(name):
             why = f": {_WHY[folded]}" if folded in _WHY else ""
             raise GatewayError(
                 "0A000",
                 f"the startup parameter {name[:63]} is not possible through this gateway{why}",
-                hint="Connect without it and use SET afterwards; it is judged like every statement.",
+                hint="Connect without it.",
             )
+        else:
+            passed[_SPELLED.get(folded, folded)] = value
     return passed
+
+
+def as_statement(name: str, value: str) -> bytes | None:
+    """The SET that stands for a parameter, to be judged; None for one that needs no asking."""
+    if name in _FREE:
+        return None
+    quoted = '"' + name.replace(".", '"."') + '"'
+    return f"SET {quoted} TO '{value.replace(chr(39), chr(39) * 2)}'".encode()
 
 
 def split_options(text: str) -> list[str]:

@@ -199,6 +199,7 @@ class Verdict:
     (``hot.canonical``); only ever true together with ``cacheable``.
     ``settles``: the judge wants to be told how it ended (it changes the session or the catalog).
     ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
+    ``position``, if not 0, is where in the text PostgreSQL's grammar stopped: the message is then PostgreSQL's own.
     ``facts`` is a short JSON-able summary for audit and approvers.
     ``names`` tells what the statements do to names that later ones use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE, DISCARD,
     and the transaction's). ``copies_in``: it reads rows from the client (COPY FROM STDIN).
@@ -217,6 +218,7 @@ class Verdict:
     message: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
     hint: str = ""
+    position: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[NameChange, ...] = ()
     copies_in: bool = False

@@ -21,6 +21,7 @@ __all__ = ["Derive", "NeedMore", "Ready", "Send", "ServerStartup", "VersionRefus
 _LONGEST = 65536  # bytes of one message
 _MOST_PARAMETERS = 1000  # a server that tells more is no PostgreSQL
 _INLINE = 20_000  # iterations that may be derived on the spot, about 7 ms; more belong into a thread
+_CLIENTS = frozenset({"22023", "42704", "42602"})  # what is wrong with a client's own startup parameters
 _HELP = {
     "53300": "The database server has no free connection; try again later.",
     "57P03": "The database server is starting up or shutting down; try again later.",
@@ -248,6 +249,8 @@ def _refused(body: bytes, first: bool) -> GatewayError:
         return VersionRefused("the database server refused the connection", private=private)
     if state in _HELP:
         return GatewayError(state, "the database server refused the connection", hint=_HELP[state], private=private)
+    if state in _CLIENTS:
+        return GatewayError(state, fields.get(b"M", "a startup parameter was refused"), private=private)
     if state[:2] == "28":
         return GatewayError("08004", "the database server refused the gateway's login", hint="Ask the gateway's operator.", private=private)
     return ServerUnavailable("the database server refused the connection", private=private)

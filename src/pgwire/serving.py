@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from pgwire.diagnostics import scrub
-from pgwire.errors import error_response, from_refused, notice_response
+from pgwire.errors import error_response, from_refused, notice_response, syntax_error
 from pgwire.hot.masking import MaskPlan
 from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
 from pgwire.messages import row_description
@@ -205,6 +205,9 @@ class Serving:
                     "ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."
                 )
             )
+            return
+        if verdict.position:
+            link.refuse(syntax_error(verdict.sqlstate, verdict.message, verdict.position))
             return
         message = verdict.message or "the statement is denied by policy"
         link.refuse(from_refused(Refused(verdict.sqlstate, message, hint=verdict.hint, detail=verdict.detail), fatal=False))

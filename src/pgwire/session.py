@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgwire.cancel import CancelKeys
 from pgwire.client_startup import CancelRequested, NotAnswered, Started
@@ -25,11 +25,12 @@ from pgwire.hot.relay import Link
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.legs import ColdLeg, connect
 from pgwire.messages import PROTOCOL_3_0, PROTOCOL_3_2, cancel_request
-from pgwire.parameters import server_parameters
+from pgwire.parameters import as_statement, server_parameters
 from pgwire.ports import (
     Approvals,
     Audit,
     Credentials,
+    Effect,
     Grant,
     Grants,
     Identity,
@@ -42,6 +43,7 @@ from pgwire.ports import (
     SessionInfo,
     SessionPolicy,
     Sessions,
+    Statement,
 )
 from pgwire.scram import ScramKeys
 from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup, VersionRefused
@@ -201,7 +203,8 @@ class Session:
         lease = await parts.credentials.lease(grant, session_id)
         server: ColdLeg | None = None
         try:
-            policy = await parts.policy.open(principal, grant, lease)
+            policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
+            await _judge_parameters(policy, parameters)
             server, ready = await self._reach(lease, parameters)
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
@@ -418,3 +421,19 @@ def _origin(peer: Peer) -> dict[str, str]:
     if peer.account:
         told["account"] = peer.account
     return told
+def _with_path(lease: Lease, parameters: dict[str, str]) -> Lease:
+    # The client's search path is the session's default from its start on, unless the lease has one.
+    path = parameters.get("search_path")
+    return lease if path is None else replace(lease, parameters={"search_path": path, **lease.parameters})
+
+
+async def _judge_parameters(policy: SessionPolicy, parameters: dict[str, str]) -> None:
+    for name, value in parameters.items():
+        if (text := as_statement(name, value)) is not None:
+            verdict = await policy.judge(Statement(text, "simple"))
+            if verdict.effect is not Effect.ALLOW:
+                raise GatewayError("0A000", f"the startup parameter {name} is not allowed: {verdict.message or 'it would be held'}")
+
+
+def _plaintext(parts: Parts, peer: Peer) -> bool:
+    return parts.plaintext_on_loopback and peer.address in ("127.0.0.1", "::1")

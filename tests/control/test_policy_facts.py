@@ -103,7 +103,7 @@ def test_every_statement_of_a_text_is_read() -> None:
      "SET standard_conforming_strings = off", "SET client_encoding = 'latin1'", "SELECT set_config('role', 'x', false)",
      "SELECT pg_catalog.set_config('Sea' || 'rch_path', 'x', false)", "SELECT pg_read_file('/etc/passwd')", "SELECT lo_import('/x')",
      "SELECT * FROM dblink('x', 'y') AS t(a int)", "SELECT query_to_xml('select 1', true, true, '')", "COPY a TO '/tmp/x'",
-     "COPY a TO PROGRAM 'sh'", "COPY a FROM PROGRAM 'sh'", "COPY (SELECT 1) TO '/tmp/x'", "PREPARE TRANSACTION 'x'",
+     "COPY a TO PROGRAM 'sh'", "COPY a FROM PROGRAM 'sh'", "COPY (SELECT 1) TO '/tmp/x'",
      "SELECT 1 WHERE pg_terminate_backend(1)", "SET TRANSACTION SNAPSHOT 'x'", "EXPLAIN ANALYZE SELECT PG_READ_FILE('x')"],
 )  # fmt: skip
 def test_what_no_rule_can_allow(sql: str) -> None:

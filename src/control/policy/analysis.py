@@ -101,6 +101,9 @@ def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary
             relation = snapshot.resolve(access.schema, access.name, path)
             if access.schema.startswith("pg_temp") or access.temporary or (not access.schema and access.name in temporary):
                 table = f"pg_temp.{access.name}"
+                if relation is not None and not access.temporary and not access.schema:
+                    # The temporary table may be gone, or never have come about: then it is this one.
+                    found[Touch(relation.qualified, access.verb, access.wide)] = None
             elif relation is not None:
                 table = relation.qualified
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from control.policy.facts import Facts, explicit_kinds
+from control.policy.facts import Facts, Refusal, explicit_kinds
 from control.policy.rules import Policy, Rule, matches
 from pgwire.ports import Effect, HoldTerms, Principal, Scope
 
@@ -46,15 +46,22 @@ _CLOSED_NAMES = (
     "pg_replication_origin_status", "pg_backend_memory_contexts",
 )  # fmt: skip
 _CLOSED = frozenset(f"pg_catalog.{name}" for name in _CLOSED_NAMES)
+# Those of them that hold no secrets: an allow rule may open them by their full name for those who see everything unmasked.
+_OPENABLE_NAMES = (
+    "pg_statistic", "pg_stats", "pg_statistic_ext_data", "pg_stats_ext", "pg_stats_ext_exprs", "pg_stat_activity", "pg_largeobject",
+    "pg_stat_ssl", "pg_stat_gssapi", "pg_stat_replication", "pg_stat_wal_receiver", "pg_replication_origin_status",
+    "pg_backend_memory_contexts",
+)  # fmt: skip
+_OPENABLE = frozenset(f"pg_catalog.{name}" for name in _OPENABLE_NAMES)
 
 
 def decide(
     policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch], opaque: Sequence[str] = ()
 ) -> Ruling:
     """The ruling. ``opaque`` are functions called that may do anything; a rule must name them in ``when.functions``."""
-    if facts.refusals:
-        first = facts.refusals[0]
-        reasons = tuple(f"built-in: {refusal.message}" for refusal in facts.refusals)
+    if refusals := _standing(policy, principal, scope, facts):
+        first = refusals[0]
+        reasons = tuple(f"built-in: {refusal.message}" for refusal in refusals)
         return Ruling(Effect.DENY, "built-in", reasons, f"{first.message}", first.hint, first.sqlstate)
     if facts.unknown_name:
         what, sqlstate = ("cursor", "34000") if {"fetch", "move"} & set(facts.kinds) else ("prepared statement", "26000")
@@ -62,8 +69,9 @@ def decide(
         message = f'{what} "{facts.unknown_name}" does not exist'
         hint = "The gateway knows what was made by PREPARE, DECLARE, Parse or Bind in this session."
         return Ruling(Effect.DENY, "built-in", (reason,), message, hint, sqlstate)
+    opened = _OPENABLE.intersection(name for rule in _allowing(policy, principal, scope) for name in rule.tables)
     for touch in touches:
-        if touch.table in _CLOSED or (_system(touch.table) and touch.verb != "select"):
+        if (touch.table in _CLOSED and touch.table not in opened) or (_system(touch.table) and touch.verb != "select"):
             message = f"{touch.verb} on {touch.table} is not available through the gateway"
             return Ruling(Effect.DENY, "built-in", (f"built-in: {touch.table} is closed",), message, "Other system catalogs can be read.")
     work = [touch for touch in touches if not _system(touch.table)]
@@ -95,6 +103,23 @@ def decide(
         return Ruling(Effect.HOLD, rule.name, reasons, f"{message}", rule.hint, hold=terms)
     name = permitting[0][0].name if permitting else "built-in"
     return Ruling(Effect.ALLOW, name, reasons or ("built-in: nothing that needs a rule",))
+
+
+def _allowing(policy: Policy, principal: Principal, scope: Scope) -> list[Rule]:
+    """The allow rules whose word on what is closed counts: none for those who see anything masked."""
+    if policy.masks_for(principal, scope.database):
+        return []
+    return [
+        rule
+        for rule in policy.rules
+        if rule.effect is Effect.ALLOW and rule.who.covers(principal) and matches(rule.database, scope.database)
+    ]
+
+
+def _standing(policy: Policy, principal: Principal, scope: Scope, facts: Facts) -> list[Refusal]:
+    """The refusals that no rule lifts by the function's full name; a pattern with ``*`` does not."""
+    named = {name for rule in _allowing(policy, principal, scope) for name in rule.when.functions} if facts.refusals else set()
+    return [refusal for refusal in facts.refusals if not refusal.function or refusal.function not in named]
 
 
 def _system(table: str) -> bool:

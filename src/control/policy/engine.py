@@ -107,11 +107,12 @@ class PolicyEngine:
     async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionJudge:
         """See ``ports.Policy``."""
         source = self.catalog(grant.scope.database)
+        path = lease.parameters.get("search_path")
         try:
-            snapshot = await source.snapshot()
+            snapshot = await (source.snapshot() if path is None else source.refresh())
         except (psycopg.Error, OSError) as error:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
-        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, lease.parameters.get("search_path"))
+        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
 
     async def explain(self, principal: Principal, database: str, sql: str, scope: Scope | None = None) -> Explanation:
         """What would be answered, without running anything. Without ``scope`` the automatic grant's, else everything."""
@@ -233,16 +234,23 @@ class SessionJudge:
         try:
             await self._fresh()
             facts = await self._read(statement)
+            self._stale = self._stale or (len(facts) > 1 and self._shifts(facts))  # names under paths that are not ours yet
             await self._fresh(facts)
         except Unreadable as error:
-            return Verdict(Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message)
+            return Verdict(
+                Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message, position=error.position
+            )
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
-        for each in facts:
+        held = self._state.paths, self._state.temporary
+        for position, each in enumerate(facts):
             found.append(self._rule(each, statement))
+            if position < len(facts) - 1 and not self._masking:
+                self._foresee(each, facts)
+        self._state.paths, self._state.temporary = held
         ruling = max((ruling for ruling, _ in found), key=lambda each: _SEVERITY[each.effect])
         touched = tuple(dict.fromkeys(touch for _, every in found for touch in every))
-        # One text may SET and then use the names it changed: nothing after the SET can be judged by what held before.
-        if len(facts) > 1 and self._shifts(facts):
+        # One text may SET and then use the names it changed. Masks are planned by what held before it: with them that is refused.
+        if len(facts) > 1 and self._masking and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
         return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
@@ -267,6 +275,16 @@ class SessionJudge:
         return Verdict(
             Effect.DENY, ("limit: statements_per_minute",), "limit", verdict.policy_version, sqlstate="53400", message=message, hint=hint
         )
+
+    def _foresee(self, facts: Facts, every: tuple[Facts, ...]) -> None:
+        """What the rest of one text meets after ``facts``: if they fail, the rest does not run."""
+        state = self._state
+        state.temporary |= _temporary(facts)
+        for setting in facts.settings:
+            if setting.name in ("search_path", "*"):
+                new = self._default if setting.values is None else self._path(setting.values)
+                sure = not setting.local and not any("transaction" in each.verbs for each in every)
+                state.paths = (new,) if sure else tuple(dict.fromkeys((*state.paths, new)))
 
     def _shifts(self, facts: tuple[Facts, ...]) -> bool:
         moved = False
@@ -393,10 +411,10 @@ class SessionJudge:
         for each in facts:
             if {"ddl"} & each.verbs or each.kind in ("do", "call"):
                 self._stale = True
-            created = {access.name for access in each.accesses if access.temporary or access.schema.startswith("pg_temp")}
-            self._state.temporary |= created if "ddl" in each.verbs else frozenset()
-            if each.kind in ("commit", "rollback", "rollback_to"):
+            self._state.temporary |= _temporary(each)
+            if each.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
                 self._ended(each.kind, statement.status, succeeded)
+            self._stale = self._stale or each.kind == "commit_prepared"
             for setting in each.settings:
                 if setting.name in ("search_path", "*"):
                     self._moved(setting.values, setting.local, succeeded, statement.status)
@@ -457,6 +475,13 @@ def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) ->
         return verdict
     tree = facts[0].tree
     return replace(verdict, any_literals=True) if tree is not None and literals_are_free(tree, statement.text) else verdict
+
+
+def _temporary(facts: Facts) -> frozenset[str]:
+    """The names of the temporary tables that a statement may have made."""
+    if "ddl" not in facts.verbs:
+        return frozenset()
+    return frozenset(access.name for access in facts.accesses if access.temporary or access.schema.startswith("pg_temp"))
 
 
 def _split_path(text: str) -> tuple[str, ...]:

@@ -28,12 +28,16 @@ class Names(Protocol):
 
 
 class Unreadable(Exception):
-    """The text can't be understood, so it is not forwarded: SQLSTATE and what the client is told."""
+    """The text can't be understood, so it is not forwarded: SQLSTATE and what the client is told.
 
-    def __init__(self, sqlstate: str, message: str) -> None:
+    ``position`` is the character, from 1, at which PostgreSQL's grammar stopped: then the message is PostgreSQL's own too.
+    """
+
+    def __init__(self, sqlstate: str, message: str, position: int = 0) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
         self.message = message
+        self.position = position
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something that no rule can allow, with what the client is told."""
+    """Something that no general rule can allow, with what the client is told.
+
+    ``function``: an allow rule may lift it by naming this function in full in ``when.functions``.
+    """
 
     message: str
     hint: str = ""
     sqlstate: str = "42501"
+    function: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Facts:
         """What is done: the tables' verbs, ``ddl`` for other definitions, ``transaction`` or ``session``."""
         verbs = {access.verb for access in self.accesses}
         for kind in self.kinds:
-            if kind in _TRANSACTION:
+            if kind in _TRANSACTION or kind in _TWO_PHASE:
                 verbs.add("transaction")
             elif kind in _SESSION:
                 verbs.add("session")
@@ -133,6 +141,7 @@ class Facts:
 
 
 _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release", "rollback_to", "set_transaction", "set_constraints"})
+_TWO_PHASE = frozenset({"prepare_transaction", "commit_prepared", "rollback_prepared"})  # they outlive the session: a rule must name them
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
 _LOOKED_THROUGH = frozenset({"explain", "prepare", "execute", "declare", "call", "do"})
@@ -158,11 +167,12 @@ _NODE_KINDS = {
     "AlterSeqStmt": "alter_sequence", "RefreshMatViewStmt": "refresh_materialized_view", "RuleStmt": "create_rule", "ListenStmt": "listen",
     "CreateTrigStmt": "create_trigger", "GrantRoleStmt": "grant", "UnlistenStmt": "unlisten", "NotifyStmt": "notify",
     "ConstraintsSetStmt": "set_constraints", "CheckPointStmt": "checkpoint", "SecLabelStmt": "security_label", "LockStmt": "lock",
-    "CreateStatsStmt": "create_statistics", "AlterStatsStmt": "alter_statistics",
+    "CreatedbStmt": "create_database", "DropdbStmt": "drop_database", "CreateStatsStmt": "create_statistics", "AlterStatsStmt": "alter_statistics",
 }  # fmt: skip
 _TRANSACTIONS = {
     "TRANS_STMT_BEGIN": "begin", "TRANS_STMT_START": "begin", "TRANS_STMT_COMMIT": "commit", "TRANS_STMT_ROLLBACK": "rollback",
-    "TRANS_STMT_SAVEPOINT": "savepoint", "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
+    "TRANS_STMT_PREPARE": "prepare_transaction", "TRANS_STMT_COMMIT_PREPARED": "commit_prepared",
+    "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint", "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
 }  # fmt: skip
 
 
@@ -180,13 +190,14 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
     try:
         decoded = text.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable("22021", f"pgleash: the statement is not valid UTF-8 at byte {error.start}") from None
+        raise Unreadable("22021", f"the statement is not valid UTF-8 at byte {error.start}") from None
     try:
         statements = json.loads(parser.parse_sql_json(decoded))["stmts"]
     except parser.ParseError as error:
-        raise Unreadable("42601", f"pgleash: {error.args[0] if error.args else 'syntax error'}") from None
+        message, at, *_ = (*error.args, None, None)
+        raise Unreadable("42601", str(message or "syntax error"), (len(decoded) if at is None else int(at)) + 1) from None
     except RecursionError:
-        raise Unreadable("54001", "pgleash: the statement is nested too deeply to be judged") from None
+        raise Unreadable("54001", "the statement is nested too deeply to be judged") from None
     known, found = _Known(names), list[Facts]()
     for item in statements:
         start = item.get("stmt_location", 0)
@@ -194,7 +205,7 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
         try:
             facts = _statement(item["stmt"], text[start:end], known)
         except RecursionError:
-            raise Unreadable("54001", "pgleash: the statement is nested too deeply to be judged") from None
+            raise Unreadable("54001", "the statement is nested too deeply to be judged") from None
         for change in facts.names:
             known.change(change)
         found.append(facts)
@@ -316,7 +327,8 @@ class _Walk:
         plain = name.removeprefix("pg_catalog.")
         self.functions.add(plain)
         if _FORBIDDEN.fullmatch(plain.rpartition(".")[2]):
-            self.refusals.append(Refusal(f"function {plain} reaches files, other sessions or unjudged SQL and is not available"))
+            what = f"function {plain} reaches files, other sessions or unjudged SQL and is not available"
+            self.refusals.append(Refusal(what, "A rule may name it in when.functions.", function=plain.rpartition(".")[2].lower()))
         elif plain == "set_config":
             arguments = call.get("args", [])
             constant = arguments[0].get("A_Const", {}).get("sval", {}).get("sval") if arguments else None
@@ -512,9 +524,7 @@ def _constant(node: Node) -> str:
 
 
 def _transaction(node: Node, _: bytes, __: Names) -> Facts:
-    kind = _TRANSACTIONS.get(node["kind"])
-    if kind is None:
-        return Facts(("prepare_transaction",), refusals=(Refusal("two-phase commit is not available"),))
+    kind = _TRANSACTIONS[node["kind"]]
     return Facts((kind,), names=(Name(kind, node.get("savepoint_name", "")),) if kind in _KEEPERS else ())
 
 

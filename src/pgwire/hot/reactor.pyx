@@ -145,8 +145,10 @@ cdef void pump(LinkState* k, LegState* leg) noexcept nogil:
     if leg.held_len and _open(k, leg):
         used = _process(k, leg, leg.held, leg.held_len)
         leg_hold(leg, leg.held + used, leg.held_len - used)
+        leg_update(k.server if leg == k.client else k.client)    # what its socket did not take goes when there is room
     leg.reading = _open(k, leg)
     leg_update(leg)
+    drain(k, leg)
 
 
 cdef void drain(LinkState* k, LegState* leg) noexcept nogil:

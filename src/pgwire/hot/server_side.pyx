@@ -340,6 +340,11 @@ cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexc
     return HANDLED
 
 
+cdef inline bint _is(const uint8_t* value, size_t n, const char* what, size_t length) noexcept nogil:
+    # with its terminating NUL
+    return n == length and memcmp(value, what, length) == 0
+
+
 cdef bint _parameter(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     # What the gateway's reading of statements rests on may not change under it.
     cdef ssize_t n = name_length(m.body, m.n)
@@ -347,7 +352,9 @@ cdef bint _parameter(LinkState* k, Message* m, const uint8_t* raw) noexcept nogi
     if n < 0 or name_length(m.body + n + 1, m.n - n - 1) < 0:
         return _out_of_step(k)
     value = m.body + n + 1
-    if n == 15 and memcmp(m.body, _lit(b"client_encoding"), 15) == 0 and memcmp(value, _lit(b"UTF8"), 5 if m.n - n - 1 >= 5 else m.n - n - 1) != 0:
+    # PostgreSQL tells UNICODE back as it was written: another name of UTF8.
+    if n == 15 and memcmp(m.body, _lit(b"client_encoding"), 15) == 0 and not _is(value, m.n - n - 1, b"UTF8", 5) \
+            and not _is(value, m.n - n - 1, b"UNICODE", 8):
         link_break(k, b"0A000", b"client_encoding must stay UTF8 behind this gateway")
         return STAYS
     if n == 27 and memcmp(m.body, _lit(b"standard_conforming_strings"), 27) == 0 and value[0] == c'o' and value[1] != c'n':
