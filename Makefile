@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 HOT    := $(wildcard src/pgwire/hot/*.pyx src/pgwire/hot/*.px[di] src/pgwire/hot/*.h)
 PROTOS := $(wildcard protos/pgleash/v1/*.proto)
 
-.PHONY: demo test lint types arch bench fuzz fuzz-parsers fuzz-long sanitize load proto proto-check clean
+.PHONY: demo test drivers lint types arch bench fuzz fuzz-parsers fuzz-long sanitize load proto proto-check clean
 
 demo: $(READY)
 	@$(BIN)/python -m pgleash.demo.story
@@ -38,6 +38,12 @@ arch: $(READY)
 # What it costs beside PgBouncer and a direct connection; prints tables, writes loadtests/results.json and docs/performance.md.
 bench: $(READY)
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+# Every driver that PyPI, Debian and npm have, with and without the gateway; writes the table in docs/compatibility.md.
+# As root it installs the Debian packages; npm's go into .venv. What can't be installed is skipped and says so.
+drivers: $(READY)
+	@sh tests/drivers/install.sh $(VENV)/npm
+	DRIVERS_TABLE=docs/compatibility.md $(BIN)/python -m pytest -q tests/drivers $(ARGS)
 
 # Spoiled sessions to PostgreSQL and to the gateway: ARGS="--seed N --cases M --seconds S", with --masked for masked values.
 fuzz: $(READY)

@@ -1,0 +1,1 @@
+"""Every driver against PostgreSQL and against the gateway: the same outcome."""
