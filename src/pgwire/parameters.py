@@ -50,7 +50,9 @@ def server_parameters(options: str, settings: Sequence[tuple[str, str]]) -> dict
             if re.sub(r"[^A-Za-z0-9]", "", value).lower() not in ("utf8", "unicode"):
                 raise GatewayError("0A000", f"client_encoding {value[:40]} is not possible through this gateway", hint="Use UTF8.")
         elif folded in _FIXED and value.strip("'\"").lower() not in _FIXED[folded]:
-            raise GatewayError("0A000", f"{folded} {value[:40]} is not possible through this gateway", hint="It changes what a statement means.")
+            raise GatewayError(
+                "0A000", f"{folded} {value[:40]} is not possible through this gateway", hint="It changes what a statement means."
+            )
         elif folded in _REFUSED or not _NAME.fullmatch(name):
             why = f": {_WHY[folded]}" if folded in _WHY else ""
             raise GatewayError(

@@ -421,6 +421,8 @@ def _origin(peer: Peer) -> dict[str, str]:
     if peer.account:
         told["account"] = peer.account
     return told
+
+
 def _with_path(lease: Lease, parameters: dict[str, str]) -> Lease:
     # The client's search path is the session's default from its start on, unless the lease has one.
     path = parameters.get("search_path")

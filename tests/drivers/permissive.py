@@ -29,7 +29,8 @@ rules:
     who: {groups: [administrators]}
     tables: ["*"]
     when:
-      kinds: ["alter_*", "c*_*", "call", "checkpoint", "create*", "define*", "do", "drop*", "grant*", "import_*", "load", "p*_*", "r*_*", "re*", "s*_*"]
+      kinds: ["alter_*", "c*_*", "call", "checkpoint", "create*", "define*", "do", "drop*", "grant*", "import_*", "load",
+              "p*_*", "r*_*", "re*", "s*_*"]
     effect: allow
   - name: every-function
     who: {groups: [administrators]}
@@ -39,11 +40,14 @@ rules:
   - name: closed-functions       # what is closed unless a rule names it in full
     who: {groups: [administrators]}
     tables: ["*"]
-    when: {functions: [pg_terminate_backend, pg_cancel_backend, lo_create, lo_creat, lo_unlink, lo_get, lo_put, lo_from_bytea, lo_import, lo_export]}
+    when:
+      functions: [pg_terminate_backend, pg_cancel_backend, lo_create, lo_creat, lo_unlink, lo_get, lo_put, lo_from_bytea,
+                  lo_import, lo_export]
     effect: allow
   - name: closed-catalogs
     who: {groups: [administrators]}
-    tables: [pg_catalog.pg_stat_activity, pg_catalog.pg_stats, pg_catalog.pg_statistic, pg_catalog.pg_largeobject, pg_catalog.pg_stat_ssl]
+    tables: [pg_catalog.pg_stat_activity, pg_catalog.pg_stats, pg_catalog.pg_statistic, pg_catalog.pg_largeobject,
+             pg_catalog.pg_stat_ssl]
     verbs: [select]
     effect: allow
 grants:
@@ -56,7 +60,7 @@ grants:
 
 
 def permissive_stage(server: PostgresServer, home: Path, databases: Sequence[str] = ("shop",), policy: str = POLICY) -> Stage:
-    """A stage (not started) on ``server`` (started) that serves ``databases``. ``home`` is where the superuser's password is left for it."""
+    """A stage (not started) on ``server`` (started) for ``databases``. The superuser's password is left for it in ``home``."""
     secret = home / "superuser.password"
     secret.write_text(server.password)
     secret.chmod(0o600)

@@ -20,11 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
 
-import psycopg
+import psycopg  # noqa: E402
 
-from drivers.permissive import administrator_token, permissive_stage
-from drivers.report import SuiteRow, write_suites
-from pgleash.demo.postgres import PostgresServer
+from drivers.permissive import administrator_token, permissive_stage  # noqa: E402
+from drivers.report import SuiteRow, write_suites  # noqa: E402
+from pgleash.demo.postgres import PostgresServer  # noqa: E402
 
 DATABASES = ("shop", "postgres", "psycopg2_test", "testdb", "asyncpg_intro_test")
 NEEDS = ("distro", "pytz")  # what the suites import besides the drivers

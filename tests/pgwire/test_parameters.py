@@ -85,7 +85,9 @@ def test_words_are_split_at_blanks_only() -> None:
     assert split_options("\\" * 10_001) == ["\\" * 5000]
 
 
-@pytest.mark.parametrize("name", ["role", "session_authorization", "Session_Replication_Role", "row_security", "standard_conforming_strings", "USER"])
+@pytest.mark.parametrize(
+    "name", ["role", "session_authorization", "Session_Replication_Role", "row_security", "standard_conforming_strings", "USER"]
+)
 def test_what_changes_meaning_is_refused_with_a_hint(name: str) -> None:
     for options, settings in (("", ((name, "x"),)), (f"-c {name}=x", ())):
         with pytest.raises(GatewayError) as caught:

@@ -141,7 +141,8 @@ class Facts:
 
 
 _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release", "rollback_to", "set_transaction", "set_constraints"})
-_TWO_PHASE = frozenset({"prepare_transaction", "commit_prepared", "rollback_prepared"})  # they outlive the session: a rule must name them
+# they outlive the session: a rule must name them
+_TWO_PHASE = frozenset({"prepare_transaction", "commit_prepared", "rollback_prepared"})
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
 _LOOKED_THROUGH = frozenset({"explain", "prepare", "execute", "declare", "call", "do"})
@@ -167,12 +168,14 @@ _NODE_KINDS = {
     "AlterSeqStmt": "alter_sequence", "RefreshMatViewStmt": "refresh_materialized_view", "RuleStmt": "create_rule", "ListenStmt": "listen",
     "CreateTrigStmt": "create_trigger", "GrantRoleStmt": "grant", "UnlistenStmt": "unlisten", "NotifyStmt": "notify",
     "ConstraintsSetStmt": "set_constraints", "CheckPointStmt": "checkpoint", "SecLabelStmt": "security_label", "LockStmt": "lock",
-    "CreatedbStmt": "create_database", "DropdbStmt": "drop_database", "CreateStatsStmt": "create_statistics", "AlterStatsStmt": "alter_statistics",
+    "CreatedbStmt": "create_database", "DropdbStmt": "drop_database",
+    "CreateStatsStmt": "create_statistics", "AlterStatsStmt": "alter_statistics",
 }  # fmt: skip
 _TRANSACTIONS = {
     "TRANS_STMT_BEGIN": "begin", "TRANS_STMT_START": "begin", "TRANS_STMT_COMMIT": "commit", "TRANS_STMT_ROLLBACK": "rollback",
     "TRANS_STMT_PREPARE": "prepare_transaction", "TRANS_STMT_COMMIT_PREPARED": "commit_prepared",
-    "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint", "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
+    "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint",
+    "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
 }  # fmt: skip
 
 

@@ -81,7 +81,19 @@ def _():
 @step("types")
 def _():
     moment = datetime.datetime(2024, 2, 29, 12, 30, 15, 123456)
-    values = (7, 2**62, decimal.Decimal("12345.678901"), "Zoë ☃", moment, moment.date(), uuid.UUID(int=5), b"\0\xff\n", '{"a": [1]}', "{1,2,NULL}", None)
+    values = (
+        7,
+        2**62,
+        decimal.Decimal("12345.678901"),
+        "Zoë ☃",
+        moment,
+        moment.date(),
+        uuid.UUID(int=5),
+        b"\0\xff\n",
+        '{"a": [1]}',
+        "{1,2,NULL}",
+        None,
+    )
     sql = "SELECT ?::int, ?::bigint, ?::numeric, ?::text, ?::timestamptz, ?::date, ?::uuid, ?::bytea, ?::json, ?::int[], ?::text, true"
     return rows(sql, *values)
 
