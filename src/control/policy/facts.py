@@ -28,10 +28,7 @@ class Names(Protocol):
 
 
 class Unreadable(Exception):
-    """The text can't be understood, so it is not forwarded: SQLSTATE and what the client is told.
-
-    ``position`` is the character, from 1, at which PostgreSQL's grammar stopped: then the message is PostgreSQL's own too.
-    """
+    """Not understood, so not forwarded. ``position``: the character at which PostgreSQL's grammar stopped; the message is its own."""
 
     def __init__(self, sqlstate: str, message: str, position: int = 0) -> None:
         super().__init__(message)
@@ -67,10 +64,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Something that no general rule can allow, with what the client is told.
-
-    ``function``: an allow rule may lift it by naming this function in full in ``when.functions``.
-    """
+    """What no rule can allow, unless it names ``function`` in full in ``when.functions``; and what the client is told."""
 
     message: str
     hint: str = ""
@@ -141,7 +135,6 @@ class Facts:
 
 
 _TRANSACTION = frozenset({"begin", "commit", "rollback", "savepoint", "release", "rollback_to", "set_transaction", "set_constraints"})
-# they outlive the session: a rule must name them
 _TWO_PHASE = frozenset({"prepare_transaction", "commit_prepared", "rollback_prepared"})
 _SESSION = frozenset({"set", "reset", "show", "deallocate", "fetch", "move", "close", "listen", "unlisten", "notify", "discard", "empty"})
 _DML = frozenset({"select", "insert", "update", "delete", "merge", "truncate", "copy_to", "copy_from", "lock"})
