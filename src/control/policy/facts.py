@@ -32,9 +32,7 @@ class Unreadable(Exception):
 
     def __init__(self, sqlstate: str, message: str, position: int = 0) -> None:
         super().__init__(message)
-        self.sqlstate = sqlstate
-        self.message = message
-        self.position = position
+        self.sqlstate, self.message, self.position = sqlstate, message, position
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +159,11 @@ _NODE_KINDS = {
     "AlterSeqStmt": "alter_sequence", "RefreshMatViewStmt": "refresh_materialized_view", "RuleStmt": "create_rule", "ListenStmt": "listen",
     "CreateTrigStmt": "create_trigger", "GrantRoleStmt": "grant", "UnlistenStmt": "unlisten", "NotifyStmt": "notify",
     "ConstraintsSetStmt": "set_constraints", "CheckPointStmt": "checkpoint", "SecLabelStmt": "security_label", "LockStmt": "lock",
-    "CreatedbStmt": "create_database", "DropdbStmt": "drop_database",
     "CreateStatsStmt": "create_statistics", "AlterStatsStmt": "alter_statistics",
 }  # fmt: skip
 _TRANSACTIONS = {
     "TRANS_STMT_BEGIN": "begin", "TRANS_STMT_START": "begin", "TRANS_STMT_COMMIT": "commit", "TRANS_STMT_ROLLBACK": "rollback",
-    "TRANS_STMT_PREPARE": "prepare_transaction", "TRANS_STMT_COMMIT_PREPARED": "commit_prepared",
-    "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint",
-    "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
+    "TRANS_STMT_SAVEPOINT": "savepoint", "TRANS_STMT_RELEASE": "release", "TRANS_STMT_PREPARE": "prepare_transaction",
 }  # fmt: skip
 
 
@@ -190,8 +185,7 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
     try:
         statements = json.loads(parser.parse_sql_json(decoded))["stmts"]
     except parser.ParseError as error:
-        message, at, *_ = (*error.args, None, None)
-        raise Unreadable("42601", str(message or "syntax error"), (len(decoded) if at is None else int(at)) + 1) from None
+        raise Unreadable("42601", error.args[0], (len(decoded) if error.args[1] is None else error.args[1]) + 1) from None
     except RecursionError:
         raise Unreadable("54001", "the statement is nested too deeply to be judged") from None
     known, found = _Known(names), list[Facts]()
@@ -520,7 +514,7 @@ def _constant(node: Node) -> str:
 
 
 def _transaction(node: Node, _: bytes, __: Names) -> Facts:
-    kind = _TRANSACTIONS[node["kind"]]
+    kind = _TRANSACTIONS.get(node["kind"]) or node["kind"].removeprefix("TRANS_STMT_").lower()
     return Facts((kind,), names=(Name(kind, node.get("savepoint_name", "")),) if kind in _KEEPERS else ())
 
 
