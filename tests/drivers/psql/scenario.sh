@@ -5,7 +5,7 @@ export PGPASSWORD="$DRIVER_PASSWORD" PGAPPNAME=scenario PGCONNECT_TIMEOUT=10
 where="host=$DRIVER_HOST port=$DRIVER_PORT user=$DRIVER_USER dbname=$DRIVER_DATABASE $tls"
 run() { psql -X -A -t -q "$where" "$@" 2>&1; }
 
-quoted() { awk 'BEGIN { ORS = "" } { gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); gsub(/\t/, "\\t"); if (NR > 1) print "\\n"; print }'; }
+quoted() { sed -e 's/\\/\\\\/g' -e 's/"/\\"/g' -e 's/	/\\t/g' | awk 'BEGIN { ORS = "" } { if (NR > 1) print "\\n"; print }'; }
 
 step() {
     name=$1
