@@ -74,6 +74,8 @@ def test_masked_rows_in_single_bytes(masked_gateway: Stage) -> None:
 def masked_rows(stage: Stage) -> list[tuple[str, bytes]]:
     with WireClient("127.0.0.1", stage.port) as client:
         client.login("agent-7", "shop", stage.token())
-        got = client.prepared("SELECT id, email, ssn, phone, notes, card FROM customers WHERE id BETWEEN 71 AND 85 ORDER BY id", results=(1,))
+        got = client.prepared(
+            "SELECT id, email, ssn, phone, notes, card FROM customers WHERE id BETWEEN 71 AND 85 ORDER BY id", results=(1,)
+        )
         got += client.run("SELECT * FROM customers WHERE id BETWEEN 71 AND 85 ORDER BY id")
     return [(one.kind, one.body) for one in got if one.kind in "DCZ"]

@@ -23,13 +23,13 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["PostgresServer", "binaries", "free_port"]
+__all__ = ["PostgresServer", "binaries", "ends_with_us", "free_port"]
 
 _PACKAGED = {16: "pginstall", 18: "pginstall18"}
 _LOOPBACK = "127.0.0.1"
@@ -228,7 +228,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if threading.current_thread() is threading.main_thread() else None,
+                preexec_fn=ends_with_us(signal.SIGQUIT),
                 **self._drop(),
             )
         self._await_ready()
@@ -287,6 +287,10 @@ def _unprivileged_account() -> pwd.struct_passwd | None:
     raise RuntimeError("running as root and there is neither a user postgres nor nobody to run PostgreSQL as")
 
 
-def _end_with_parent() -> None:
-    # Runs in the child after the change of user (which would clear it): an immediate shutdown if we are killed.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGQUIT))
+def ends_with_us(number: signal.Signals) -> Callable[[], None] | None:
+    """For ``Popen``'s ``preexec_fn``: the child gets this signal if we are killed. None in other threads than the main one,
+    since it would come at the thread's end. Runs after the change of user, which would clear it."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, int(number))

@@ -23,7 +23,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pgleash.demo.issuer import Issuer
-from pgleash.demo.postgres import PostgresServer
+from pgleash.demo.postgres import PostgresServer, ends_with_us
 from pgleash.demo.shop import Shop, open_shop
 from pgleash.demo.tls import Certificates, make_certificates
 
@@ -203,6 +203,7 @@ class Stage:
                 text=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # a share of the scheduler of its own, as the server has one
+                preexec_fn=ends_with_us(signal.SIGTERM),
             )
         assert self.process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
