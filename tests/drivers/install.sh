@@ -23,6 +23,10 @@ if command -v apt-get >/dev/null; then
     missing=$(wanted)
     if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
         export DEBIAN_FRONTEND=noninteractive
+        # The server's programs are wanted, not a server that runs.
+        if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+            mkdir -p /etc/postgresql-common && echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+        fi
         apt-get update -qq || echo "drivers: apt-get update failed"
         for package in $missing; do # one by one: a release that lacks one of them has the others
             apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 || echo "drivers: $package can't be installed"

@@ -83,9 +83,11 @@ cdef struct Named:
     void* what
 
 cdef struct Names:
+    Named* first              # the unnamed one: &unnamed or none
     Named** buckets           # none until there is a name
     uint32_t size             # how many buckets: a power of two
-    uint32_t count
+    uint32_t count            # in the buckets
+    Named unnamed
 
 cdef struct Queue:
     Entry* items

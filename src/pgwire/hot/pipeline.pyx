@@ -340,6 +340,8 @@ cdef int _names_grow(Names* t) noexcept nogil:
 cdef Named** names_find(Names* t, const uint8_t* name, size_t n) noexcept nogil:
     cdef uint64_t h
     cdef Named** at
+    if n == 0:
+        return &t.first
     if n > NAME:
         n = NAME
     if t.buckets == NULL:
@@ -360,6 +362,10 @@ cdef int names_put(Names* t, const uint8_t* name, size_t n, void* what, void** o
     if at[0] != NULL:
         old[0] = at[0].what
         at[0].what = what
+        return 0
+    if n == 0:
+        t.unnamed.what = what
+        t.first = &t.unnamed
         return 0
     if n > NAME:
         n = NAME
@@ -388,8 +394,9 @@ cdef void* names_drop(Names* t, const uint8_t* name, size_t n) noexcept nogil:
         return NULL
     what = gone.what
     at[0] = gone.next
-    free(gone)
-    t.count -= 1
+    if n:
+        free(gone)
+        t.count -= 1
     return what
 
 
@@ -397,6 +404,12 @@ cdef void names_clear(ReactorState* r, Names* t, bint portals) noexcept nogil:
     cdef uint32_t i
     cdef Named* at
     cdef Named* following
+    if t.first != NULL:
+        t.first = NULL
+        if portals:
+            portal_release(r, <Portal*>t.unnamed.what)
+        else:
+            stmt_release(r, <Stmt*>t.unnamed.what)
     for i in range(t.size):
         at = t.buckets[i]
         t.buckets[i] = NULL
@@ -419,6 +432,13 @@ cdef void _portals_filter(ReactorState* r, Names* t, uint64_t serial, bint endin
     cdef Named** at
     cdef Named* gone
     cdef Portal* p
+    if t.first != NULL:
+        p = <Portal*>t.unnamed.what
+        if p.serial <= serial or (ending and p.holds and (p.committed or not undone)):
+            p.committed = p.committed or ending
+        else:
+            t.first = NULL
+            portal_release(r, p)
     if t.count == 0:
         return
     for i in range(t.size):
