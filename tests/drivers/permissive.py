@@ -42,7 +42,8 @@ rules:
     tables: ["*"]
     when:
       functions: [pg_terminate_backend, pg_cancel_backend, lo_create, lo_creat, lo_unlink, lo_get, lo_put, lo_from_bytea,
-                  lo_import, lo_export]
+                  lo_import, lo_export, lo_open, lo_close, loread, lowrite, lo_lseek, lo_lseek64, lo_tell, lo_tell64,
+                  lo_truncate, lo_truncate64]
     effect: allow
   - name: closed-catalogs
     who: {groups: [administrators]}

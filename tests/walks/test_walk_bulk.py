@@ -63,7 +63,7 @@ def test_a_flow_that_is_cancelled_or_left_ends(agent: Agent) -> None:
     leaving.pgconn.send_query(query.encode())
     leaving.close()
     with psycopg.connect(agent.stage.server.dsn("shop"), autocommit=True) as direct:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while direct.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
             assert time.monotonic() < deadline, "the backend of a client that left goes on"
             time.sleep(0.05)

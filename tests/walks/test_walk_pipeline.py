@@ -14,6 +14,8 @@ from kit.twins import Twins, answer_of, difference, ending
 from kit.wire import WireClient, bind, error_fields, execute, message, parse, query, sync
 from pgleash.demo.stage import Stage
 
+LO_OPEN = 952  # its OID: a function that no general rule opens
+
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_the_answers_are_the_servers(twins: Twins, name: str) -> None:
@@ -21,11 +23,43 @@ def test_the_answers_are_the_servers(twins: Twins, name: str) -> None:
 
 
 def test_a_function_call_is_refused_and_changes_nothing(open_gateway: Stage) -> None:
-    call = message(b"F", struct.pack("!Ihhh", 1598, 0, 0, 0))
+    call = message(b"F", struct.pack("!Ihhh", LO_OPEN, 0, 0, 0))
     with WireClient("127.0.0.1", open_gateway.port) as client:
         client.login("agent-7", "shop", open_gateway.token())
         client.send(parse("SELECT 1") + sync() + call + bind() + execute() + sync() + query("BEGIN") + call + query("SELECT 1") + ending())
         assert answer_of(client).kinds == "1ZEZ2DCZCZEZEZZCZTDCZ"
+
+
+def _sum(*numbers: int, oid: int = 177) -> bytes:
+    arguments = b"".join(struct.pack("!ii", 4, number) for number in numbers)
+    return message(b"F", struct.pack("!Ihhh", oid, 1, 1, len(numbers)) + arguments + struct.pack("!h", 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _sum(2, 40),
+        query("BEGIN") + _sum(2, 40) + _sum(2**31 - 1, 1) + _sum(1, 1) + query("ROLLBACK") + _sum(1, 2),
+        parse("SELECT 1") + bind() + sync() + _sum(1, 2) + bind() + execute() + sync(),
+        _sum(1) + _sum(1, 2, 3) + _sum(1, 2),
+    ],
+    ids=["alone", "in a transaction", "between statements", "of another number of arguments"],
+)
+def test_a_function_call_that_is_allowed_is_answered_as_the_server_does(twins: Twins, data: bytes) -> None:
+    assert difference(*twins.both(data + query("SELECT 1"))) == ""
+
+
+def test_a_function_call_is_judged_as_the_select_of_that_function(open_gateway: Stage, masked_gateway: Stage) -> None:
+    for stage, call, sqlstate in (
+        (open_gateway, _sum(oid=LO_OPEN), "42501"),
+        (open_gateway, _sum(oid=4_000_000_000), "42883"),
+        (masked_gateway, _sum(2, 40), "42501"),
+    ):
+        with WireClient("127.0.0.1", stage.port) as client:
+            client.login("agent-7", "shop", stage.token())
+            client.send(call)
+            got = client.until("Z")
+            assert [one.kind for one in got] == ["E", "Z"] and error_fields(got[0].body)["C"] == sqlstate
 
 
 def test_a_denied_statement_is_skipped_to_the_sync(masked_gateway: Stage) -> None:

@@ -72,6 +72,10 @@ class CatalogSource(Protocol):
         """The present snapshot, read when there is none yet. Raises ``psycopg.Error`` when the server can't be asked."""
         ...
 
+    async def function(self, oid: int) -> tuple[str, str] | None:
+        """Schema and name of a function, or None. Raises ``psycopg.Error`` when the server can't be asked."""
+        ...
+
     async def refresh(self) -> Snapshot:
         """Read the catalog again."""
         ...
@@ -92,6 +96,12 @@ FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l 
 WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
 
+
+_FUNCTION = """
+SELECT n.nspname::text, p.proname::text
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE p.oid = %s
+"""
+_FIRST_NORMAL_OID = 16384  # FirstNormalObjectId: what is below came with the server
 
 # Changes with every change of what is read below: a changed row has another xmin. Cheap beside reading it all.
 _FINGERPRINT = """
@@ -117,6 +127,7 @@ class Catalog:
         self._snapshot: Snapshot | None = None
         self._lock = asyncio.Lock()
         self._generation = 0
+        self._built_in: dict[int, tuple[str, str]] = {}
         self._watch: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._fingerprint: tuple[Any, ...] | None = None
 
@@ -134,6 +145,18 @@ class Catalog:
     async def snapshot(self) -> Snapshot:
         """See ``CatalogSource``."""
         return self._snapshot if self._snapshot is not None else await self.refresh()
+
+    async def function(self, oid: int) -> tuple[str, str] | None:
+        """See ``CatalogSource``. Built-in ones are remembered; others may be renamed."""
+        if oid in self._built_in:
+            return self._built_in[oid]
+        async with await self._connect() as connection:
+            row = await (await connection.execute(_FUNCTION, (oid,))).fetchone()
+        if row is None:
+            return None
+        if oid < _FIRST_NORMAL_OID:
+            self._built_in[oid] = (row[0], row[1])
+        return row[0], row[1]
 
     async def refresh(self) -> Snapshot:
         """See ``CatalogSource``. Callers that wait while one read runs get a read that began after they asked."""

@@ -250,8 +250,7 @@ class SessionJudge:
         """See ``ports.SessionPolicy``."""
         version = self._engine.version
         if statement.protocol == "function":
-            message = "the function call message is not available"
-            return Verdict(Effect.DENY, ("built-in: function call message",), "built-in", version, message=message, hint="Use SELECT.")
+            return await self._judge_call(statement)
         try:
             await self._fresh()
             facts = await self._read(statement)
@@ -275,6 +274,23 @@ class SessionJudge:
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
         return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
+
+    async def _judge_call(self, statement: Statement) -> Verdict:
+        """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
+        why, version = "built-in: function call message", self._engine.version
+        await self._fresh()
+        if not self._masking:
+            name = await self._source.function(int(statement.text))
+            if name is None:
+                missing = f"function with OID {statement.text.decode()} does not exist"
+                return Verdict(Effect.DENY, (missing,), "built-in", version, sqlstate="42883", message=missing)
+            call = ".".join('"' + part.replace('"', '""') + '"' for part in name)
+            verdict = await self.judge(replace(statement, text=f"SELECT {call}()".encode(), protocol="simple"))
+            if verdict.effect is not Effect.HOLD:
+                return replace(verdict, cacheable=False, any_literals=False)
+            why = f"{verdict.rule}: it would be held, and a function call message can't wait"
+        message = "the function call message is not available"
+        return Verdict(Effect.DENY, (why,), "built-in", version, message=message, hint="Use SELECT.")
 
     @property
     def budget(self) -> Budget | None:
