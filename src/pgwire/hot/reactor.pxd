@@ -12,5 +12,4 @@ cdef class Reactor:
 cdef void clock(ReactorState* r) noexcept nogil
 cdef void pump(LinkState* k, LegState* leg) noexcept nogil
 cdef void readable(LinkState* k, LegState* leg) noexcept nogil
-cdef void drain(LinkState* k, LegState* leg) noexcept nogil
 cdef void follow(LinkState* k) noexcept nogil

@@ -12,7 +12,7 @@ import os
 import sys
 
 from libc.errno cimport ENOSYS, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -148,13 +148,8 @@ cdef void pump(LinkState* k, LegState* leg) noexcept nogil:
         leg_update(k.server if leg == k.client else k.client)    # what its socket did not take goes when there is room
     leg.reading = _open(k, leg)
     leg_update(leg)
-    drain(k, leg)
-
-
-cdef void drain(LinkState* k, LegState* leg) noexcept nogil:
-    # TLS may have read more than was taken: no event will tell of that
     if leg.reading and leg.ssl != NULL and tls_has_pending(leg.ssl):
-        readable(k, leg)
+        readable(k, leg)                         # TLS has read more than was taken: no event will tell of that
 
 
 cdef void follow(LinkState* k) noexcept nogil:
@@ -162,7 +157,6 @@ cdef void follow(LinkState* k) noexcept nogil:
     if k.wait and wait_over(k):
         k.wait = 0
         pump(k, k.client)
-        drain(k, k.client)
 
 
 cdef ssize_t _fill(LegState* leg, uint8_t* to, size_t room) noexcept nogil:
@@ -254,7 +248,6 @@ cdef void _ready(LegState* leg, uint32_t events) noexcept nogil:
         leg_push(leg)
         if leg.out_len == 0:
             pump(k, peer)
-            drain(k, peer)
             if peer == k.server:
                 follow(k)
     if events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP) and leg.reading:

@@ -24,7 +24,7 @@ from pgwire.hot.pipeline cimport (
     ALLOWED, COPIES_IN, MASKED, SETTLES, Entry, Named, Plan, Portal, Stmt, cache_put, names_clear, names_drop, names_find, names_put, plan_add,
     portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_new, stmt_release,
 )
-from pgwire.hot.reactor cimport Reactor, clock, drain, follow, pump
+from pgwire.hot.reactor cimport Reactor, clock, follow, pump
 from pgwire.hot.wire cimport load32
 
 ADMIT = UP_ADMIT
@@ -98,8 +98,6 @@ cdef class Link:
             clock(self.st.reactor)
             pump(&self.st, c)
             pump(&self.st, s)
-            drain(&self.st, c)
-            drain(&self.st, s)
         leave(self.st.reactor)
         if failed:
             raise MemoryError
@@ -187,7 +185,6 @@ cdef class Link:
                     self.st.failed_audit = False
                     self.st.wait = 0
                     pump(&self.st, self.st.client)
-                    drain(&self.st, self.st.client)
         leave(r)
         if lost:
             raise MemoryError
@@ -210,7 +207,6 @@ cdef class Link:
                 self.st.wait = 0
                 pump(&self.st, c)
                 leg_update(self.st.server)
-                drain(&self.st, c)
         leave(self.st.reactor)
         self._after()
 
@@ -219,7 +215,6 @@ cdef class Link:
         self.st.stale = False
         self.st.wait = 0
         pump(&self.st, self.st.client)
-        drain(&self.st, self.st.client)
 
     def settled(self):
         """Whether the statement that settles has succeeded."""
@@ -237,7 +232,6 @@ cdef class Link:
             self.st.wait = 0
         clock(self.st.reactor)
         pump(&self.st, self.st.client)
-        drain(&self.st, self.st.client)
         leave(self.st.reactor)
         self._after()
 
@@ -254,7 +248,6 @@ cdef class Link:
         self.st.frozen = False
         clock(self.st.reactor)
         pump(&self.st, self.st.client)
-        drain(&self.st, self.st.client)
         leave(self.st.reactor)
         self._after()
 
@@ -337,7 +330,6 @@ cdef class Link:
         self.st.pause = 0
         clock(self.st.reactor)
         pump(&self.st, self.st.server)
-        drain(&self.st, self.st.server)
         follow(&self.st)
         leg_update(self.st.client)
 
