@@ -6,6 +6,7 @@ Never add here: protocol knowledge beyond the one byte that answers an SSLReques
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -21,11 +22,18 @@ __all__ = ["ColdLeg", "connect", "tune"]
 _contexts: dict[ServerTls, TlsContext] = {}
 
 
-def tune(sock: socket.socket) -> None:
-    """Options of every socket: no delay, and keepalive that finds a dead peer within about two minutes (neither on a Unix socket)."""
+def tune(sock: socket.socket, host: str = "") -> None:
+    """Options of every socket: no delay, and keepalive that finds a dead peer within about two minutes (neither on a Unix socket).
+
+    ``host`` is the address that it is bound or will be connected to: on this machine's own, where there is no congestion, the
+    plainest congestion control serves, and costs the least.
+    """
     sock.setblocking(False)
     if sock.family == socket.AF_UNIX:
         return
+    if host.startswith("127.") or host == "::1":
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
@@ -142,7 +150,7 @@ async def _dial(host: str, port: int) -> int:
     for family, address in await _addresses(host, port):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            tune(sock)
+            tune(sock, str(address[0]))
             await loop.sock_connect(sock, address)
             return sock.detach()
         except OSError as error:

@@ -175,7 +175,7 @@ def _bound(family: int, address: tuple[str | int, ...]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(1024)
-        tune(sock)  # Linux hands these options on to every connection accepted here
+        tune(sock, str(address[0]))  # Linux hands these options on to every connection accepted here
     except BaseException:
         sock.close()
         raise

@@ -42,7 +42,7 @@ class AuditSettings(Section):
     """The journal: its directory, the size of a segment in bytes, seconds between checkpoints and their signing key."""
 
     directory: ConfigPath = Path("var/audit")
-    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 * 1024 * 1024
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 16 * 1024 * 1024
     checkpoint_interval: Annotated[float, Field(gt=0, le=3600)] = 1.0
     signing_key: Secret = SecretRef("file:keys/audit.key")
 
@@ -57,7 +57,7 @@ class RecordingSettings(Section):
     """Recordings of what clients saw: directory, segment size in bytes, and most bytes kept of one statement's result."""
 
     directory: ConfigPath = Path("var/recordings")
-    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 * 1024 * 1024
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 16 * 1024 * 1024
     statement_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 256 * 1024
 
 

@@ -25,7 +25,7 @@ from libc.string cimport memcmp, memcpy, memset
 cdef extern from "journal_c.h":
     uint32_t pgj_crc32c(const unsigned char* p, size_t n) noexcept nogil
     void pgj_sha_link(unsigned char* out, unsigned char tag, const unsigned char* a, size_t na, const unsigned char* b, size_t nb) noexcept nogil
-    const char* pgj_choose(int allow_library) noexcept nogil
+    const char* pgj_choose(int hardware, int library) noexcept nogil
     void pgj_ahead(const unsigned char* p, const unsigned char* end) noexcept nogil
     void pgj_publish(unsigned char* where, uint32_t length) noexcept nogil
     uint64_t pgj_now_us() noexcept nogil
@@ -35,7 +35,8 @@ cdef extern from "journal_c.h":
 cdef extern from "<fcntl.h>" nogil:
     int openat(int directory, const char* name, int flags, ...) noexcept
     int posix_fallocate(int fd, long offset, long length) noexcept
-    int O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC
+    int posix_fadvise(int fd, long offset, long length, int advice) noexcept
+    int O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC, POSIX_FADV_DONTNEED
 
 cdef extern from "<stdio.h>" nogil:
     int renameat(int old_directory, const char* old, int new_directory, const char* new) noexcept
@@ -91,7 +92,7 @@ cdef enum:
     SEAL_PAYLOAD = 8
     KEEP_RETIRED = 2                     # more than this many segments awaiting sync(): the append closes them itself
 
-SHA256_SOURCE = pgj_choose(1).decode()   # which SHA-256 is used: a library's name, or "built in"
+SHA256_SOURCE = pgj_choose(1, 1).decode()   # which SHA-256 is used: "the processor", a library's name, or "built in"
 
 
 class JournalLocked(OSError):
@@ -112,9 +113,9 @@ def crc32c(const unsigned char[::1] data not None) -> int:
     return pgj_crc32c(&data[0], <size_t>data.shape[0])
 
 
-def _use_library(allow: bool) -> str:
-    """For tests: allow or forbid libcrypto and the CRC instruction; what is used now."""
-    return pgj_choose(1 if allow else 0).decode()
+def _choose_sha(hardware: bool, library: bool) -> str:
+    """For tests: allow or forbid the processor's instructions (CRC too) and libcrypto; what is used now."""
+    return pgj_choose(hardware, library).decode()
 
 
 cdef int _put_away(JournalState* st) noexcept nogil:

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <time.h>
 #if defined(__x86_64__)
-#include <nmmintrin.h>
+#include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 /* ---- CRC-32C (Castagnoli), RFC 3720 B.4: hardware where the processor has it, a table otherwise ---- */
@@ -36,7 +37,7 @@ static uint32_t pgj_crc32c(const unsigned char *p, size_t n) {
     return pgj_crc_soft(p, n);
 }
 
-/* ---- SHA-256 (FIPS 180-4): libcrypto's if it can be opened, else this one ---- */
+/* ---- SHA-256 (FIPS 180-4): the processor's own instructions, else libcrypto's if it can be opened, else plain C ---- */
 typedef struct { uint32_t h[8]; uint64_t total; unsigned char block[64]; size_t held; } pgj_sha_soft_ctx;
 static const uint32_t pgj_k[64] = {
     0x428a2f98,0x71374491,0xb5c0fbcf,0xe9b5dba5,0x3956c25b,0x59f111f1,0x923f82a4,0xab1c5ed5,
@@ -94,13 +95,75 @@ static int pgj_soft_final(unsigned char *out, void *v) {
     for (i = 0; i < 32; i++) out[i] = (unsigned char)(s->h[i / 4] >> (24 - 8 * (i % 4)));
     return 1;
 }
+#if defined(__x86_64__)
+/* Four rounds at a time by the SHA extensions; a record is hashed between two system calls, where a library's set-up
+   and wiping of its context would cost as much as the hash. */
+__attribute__((target("sha,ssse3,sse4.1")))
+static void pgj_sha_ni(uint32_t *h, const unsigned char *p, size_t blocks) {
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+    __m128i dcba = _mm_loadu_si128((const __m128i *)h), hgfe = _mm_loadu_si128((const __m128i *)(h + 4));
+    __m128i cdab = _mm_shuffle_epi32(dcba, 0xB1), efgh = _mm_shuffle_epi32(hgfe, 0x1B);
+    __m128i abef = _mm_alignr_epi8(cdab, efgh, 8), cdgh = _mm_blend_epi16(efgh, cdab, 0xF0);
+    for (; blocks; blocks--, p += 64) {
+        const __m128i abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4], k;
+        int i;
+#pragma GCC unroll 16
+        for (i = 0; i < 16; i++) {
+            if (i < 4)
+                w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(p + 16 * i)), swap);
+            else
+                w[i & 3] = _mm_sha256msg2_epu32(
+                    _mm_add_epi32(_mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]), _mm_alignr_epi8(w[(i + 3) & 3], w[(i + 2) & 3], 4)),
+                    w[(i + 3) & 3]);
+            k = _mm_add_epi32(w[i & 3], _mm_loadu_si128((const __m128i *)(pgj_k + 4 * i)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0E));
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    }
+    cdab = _mm_shuffle_epi32(abef, 0x1B);                    /* FEBA */
+    efgh = _mm_shuffle_epi32(cdgh, 0xB1);                    /* DCHG */
+    _mm_storeu_si128((__m128i *)h, _mm_blend_epi16(cdab, efgh, 0xF0));
+    _mm_storeu_si128((__m128i *)(h + 4), _mm_alignr_epi8(efgh, cdab, 8));
+}
+/* SHA-256(head || b), where head is shorter than a block. */
+static void pgj_sha_ni_link(unsigned char *out, const unsigned char *head, size_t n, const unsigned char *b, size_t nb) {
+    uint32_t h[8] = {0x6a09e667,0xbb67ae85,0x3c6ef372,0xa54ff53a,0x510e527f,0x9b05688c,0x1f83d9ab,0x5be0cd19};
+    unsigned char room[128];
+    uint64_t bits = (uint64_t)(n + nb) * 8;
+    size_t take = nb < 64 - n ? nb : 64 - n, held = n + take, whole, size;
+    int i;
+    memcpy(room, head, n);
+    memcpy(room + n, b, take);
+    if (held == 64) {
+        pgj_sha_ni(h, room, 1);
+        whole = (nb - take) / 64;
+        if (whole) pgj_sha_ni(h, b + take, whole);
+        take += whole * 64;
+        held = nb - take;
+        memcpy(room, b + take, held);
+    }
+    size = held < 56 ? 64 : 128;
+    room[held] = 0x80;
+    memset(room + held + 1, 0, size - held - 9);
+    for (i = 0; i < 8; i++) room[size - 8 + i] = (unsigned char)(bits >> (56 - 8 * i));
+    pgj_sha_ni(h, room, size / 64);
+    for (i = 0; i < 8; i++) { uint32_t v = __builtin_bswap32(h[i]); memcpy(out + 4 * i, &v, 4); }
+}
+static int pgj_sha_hw = 0;
+#endif
 static int (*pgj_sha_init)(void *) = pgj_soft_init;
 static int (*pgj_sha_update)(void *, const void *, size_t) = pgj_soft_update;
 static int (*pgj_sha_final)(unsigned char *, void *) = pgj_soft_final;
 
-static const char *pgj_choose(int allow_library) {
+static const char *pgj_choose(int hardware, int library) {
     static const char *names[] = {"libcrypto.so.3", "libcrypto.so.1.1", NULL};
     uint32_t i, j, c;
+#if defined(__x86_64__)
+    unsigned int a, b, d;
+#endif
     for (i = 0; i < 256; i++) {
         for (c = i, j = 0; j < 8; j++) c = c & 1 ? (c >> 1) ^ 0x82F63B78u : c >> 1;
         pgj_crc_table[i] = c;
@@ -108,15 +171,20 @@ static const char *pgj_choose(int allow_library) {
     pgj_crc_hw = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    pgj_crc_hw = allow_library && __builtin_cpu_supports("sse4.2");
+    pgj_crc_hw = hardware && __builtin_cpu_supports("sse4.2");
+    pgj_sha_hw = 0;
+    if (hardware && __builtin_cpu_supports("sse4.1") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 29 & 1) {
+        pgj_sha_hw = 1;
+        return "the processor";
+    }
 #endif
     pgj_sha_init = pgj_soft_init; pgj_sha_update = pgj_soft_update; pgj_sha_final = pgj_soft_final;
-    for (i = 0; allow_library && names[i]; i++) {
+    for (i = 0; library && names[i]; i++) {
         void *lib = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (!lib) continue;
-        void *a = dlsym(lib, "SHA256_Init"), *b = dlsym(lib, "SHA256_Update"), *d = dlsym(lib, "SHA256_Final");
-        if (a && b && d) {
-            *(void **)(&pgj_sha_init) = a; *(void **)(&pgj_sha_update) = b; *(void **)(&pgj_sha_final) = d;
+        void *init = dlsym(lib, "SHA256_Init"), *update = dlsym(lib, "SHA256_Update"), *final = dlsym(lib, "SHA256_Final");
+        if (init && update && final) {
+            *(void **)(&pgj_sha_init) = init; *(void **)(&pgj_sha_update) = update; *(void **)(&pgj_sha_final) = final;
             return names[i];
         }
         dlclose(lib);
@@ -131,6 +199,9 @@ static void pgj_sha_link(unsigned char *out, unsigned char tag, const unsigned c
     size_t n = 1;
     head[0] = tag;
     if (na) { memcpy(head + 1, a, na); n += na; }
+#if defined(__x86_64__)
+    if (pgj_sha_hw) { pgj_sha_ni_link(out, head, n, b, nb); return; }
+#endif
     pgj_sha_init(&ctx); pgj_sha_update(&ctx, head, n); pgj_sha_update(&ctx, b, nb); pgj_sha_final(out, &ctx);
 }
 

@@ -77,6 +77,8 @@ cdef struct LegState:
     bint reading
     bint eof
     bint gone
+    bint hung_up         # the event set has told of the other side's end: what comes is read until there
+    bint unread          # the event set has told of data that was not read to the last byte
     bint broken
     void* ssl
     uint8_t* held

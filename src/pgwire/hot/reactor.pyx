@@ -1,7 +1,7 @@
 """The event set and its thread: everything that is ready is handled in C, without the GIL, by one thread per reactor.
 
 What needs a decision is queued and told to the event loop through a descriptor (``fileno``, then ``turn``). The thread and
-Python share legs and links under the reactor's lock, which is held for one event at a time. A leg under steady load is
+Python share legs and links under the reactor's lock, which the thread gives up between two events when somebody waits for it. A leg under steady load is
 taken out of the event set and read by the clock, so that bulk moves in few large reads and writes.
 
 Never add: protocol meaning (:mod:`pgwire.hot.agent_side`, :mod:`pgwire.hot.server_side`), a decision, or a call that
@@ -208,9 +208,11 @@ cdef void readable(LinkState* k, LegState* leg) noexcept nogil:
     cdef ssize_t got = 1
     cdef size_t room = 0, sum = 0
     cdef int reads = 0
+    leg.unread = True
     while leg.reading and not k.ended:
         got = _read(k, leg, &room)
         if got <= 0:
+            leg.unread = False
             break
         sum += <size_t>got
         leg.reading = _open(k, leg)
@@ -222,7 +224,10 @@ cdef void readable(LinkState* k, LegState* leg) noexcept nogil:
         if leg.ssl != NULL:
             if not tls_has_pending(leg.ssl):
                 break                            # what the socket still has, it will tell
-        elif reads >= READS or <size_t>got < room:
+        elif <size_t>got < room and not leg.hung_up:
+            leg.unread = False
+            break
+        elif reads >= READS:
             break
     if got == 0 or got == -2 or leg.broken:
         leg.eof = got == 0
@@ -243,6 +248,7 @@ cdef void _ready(LegState* leg, uint32_t events) noexcept nogil:
     cdef LegState* peer
     if k == NULL:
         return
+    leg.hung_up = leg.hung_up or events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP) != 0
     peer = k.server if leg == k.client else k.client
     if events & EPOLLOUT and leg.out_len:
         leg_push(leg)
@@ -255,9 +261,11 @@ cdef void _ready(LegState* leg, uint32_t events) noexcept nogil:
     elif events & (EPOLLHUP | EPOLLERR):
         _gone(leg)
         return
-    elif events & EPOLLRDHUP and not leg.gone:
-        leg.gone = True
-        leg_up(leg, UP_GONE)
+    else:
+        leg.unread = leg.unread or events & EPOLLIN != 0
+        if events & EPOLLRDHUP and not leg.gone:
+            leg.gone = True
+            leg_up(leg, UP_GONE)
     leg_update(leg)
 
 
@@ -276,11 +284,22 @@ cdef void _tell(ReactorState* r) noexcept nogil:
         c_write(r.up_fd, &one, 8)
 
 
+cdef void _take(ReactorState* r) noexcept nogil:
+    _let_in(r)
+    pthread_mutex_lock(&r.lock)
+    r.inside = True
+
+
+cdef void _give(ReactorState* r) noexcept nogil:
+    r.inside = False
+    _tell(r)
+    leave(r)
+
+
 cdef void _turn_bulk(ReactorState* r) noexcept nogil:
     cdef LegState* leg
     cdef LegState* following
-    pthread_mutex_lock(&r.lock)
-    r.inside = True
+    _take(r)
     leg = r.bulk
     while leg != NULL:
         following = leg.bulk_next
@@ -293,9 +312,7 @@ cdef void _turn_bulk(ReactorState* r) noexcept nogil:
                 leg_update(leg)
         # a read may end another leg's flow, but only its own link's: the peer's
         leg = following if following == NULL or following.bulk else NULL
-    r.inside = False
-    _tell(r)
-    leave(r)
+    _give(r)
 
 
 cdef void* _run(void* argument) noexcept nogil:
@@ -321,22 +338,21 @@ cdef void* _run(void* argument) noexcept nogil:
             if not fine:
                 n = epoll_wait(r.epfd, events, BATCH, 1)
         clock(r)
+        _take(r)
         for i in range(n):
             what = events[i].data.u64
             if what == 0:
                 c_read(r.wake_fd, &what, 8)
                 continue
-            _let_in(r)
-            pthread_mutex_lock(&r.lock)
-            r.inside = True
+            if pgl_load(&r.wanted):
+                _give(r)
+                _take(r)
             slot = <uint32_t>what - 1
             if r.slots[slot].leg != NULL and r.slots[slot].generation == <uint32_t>(what >> 32):
                 _ready(r.slots[slot].leg, events[i].events)
-            r.inside = False
-            _tell(r)
-            leave(r)
+                _tell(r)
+        _give(r)
         if r.bulk != NULL and due and r.now_us >= due:
-            _let_in(r)
             _turn_bulk(r)
             clock(r)
             due = r.now_us + TICK
