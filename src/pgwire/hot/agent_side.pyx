@@ -7,13 +7,14 @@ the server will run.
 Never add: a decision. Verdicts come from Python and from the cache.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.budget cimport budget_take
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
+from pgwire.hot.journal cimport JournalState, journal_has_room
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
     COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_ROOM, WAIT_SETTLE,
@@ -120,13 +121,24 @@ cdef void _forward(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil:
 
 
 cdef bint _journal(
-    LinkState* k, uint8_t protocol, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n, uint64_t* seq,
+    LinkState* k, uint8_t protocol, uint16_t flags, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n, uint64_t* seq,
 ) noexcept nogil:
-    seq[0] = begin(k, protocol, text, text_len, values, n)
+    seq[0] = begin(k, protocol, flags, text, text_len, values, n)
     if seq[0] == 0:
         k.failed_audit = True
         return False
     return True
+
+
+cdef bint _journal_parsed(LinkState* k) noexcept nogil:
+    # The Parse that waits for its record gets it. False: nothing may be sent, and the session ends.
+    cdef Stmt* s = k.parsed
+    k.parsed = NULL
+    if s == NULL or begin(k, c'P', 0, s.text, s.text_len, NULL, 0):
+        return True
+    k.server.span_len = k.server.out_len = 0
+    link_break(k, b"58030", b"the audit log can't be written")
+    return False
 
 
 cdef void _used(LinkState* k) noexcept nogil:
@@ -147,14 +159,14 @@ cdef Stmt* _decided(LinkState* k, const uint8_t* text, size_t n) noexcept nogil:
 
 
 cdef bint _run(
-    LinkState* k, uint8_t kind, Stmt* s, Portal* portal, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n,
+    LinkState* k, uint8_t kind, uint16_t flags, Stmt* s, Portal* portal, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n,
 ) noexcept nogil:
     # Journal and queue one statement that is about to be sent, by its own text; False: it must not be.
     cdef uint64_t seq
     cdef Entry* e
     if k.budget != NULL and k.admitted == NULL and not budget_take(k.budget, k.reactor.now_us):
         return _wait(k, WAIT_ADMIT)
-    if not _journal(k, kind, text, text_len, values, n, &seq):
+    if not _journal(k, kind, flags, text, text_len, values, n, &seq):
         return _wait(k, WAIT_ADMIT)
     e = _push(k, kind)
     if e == NULL:
@@ -181,7 +193,7 @@ cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Stmt* s = _decided(k, m.body, m.n - 1)
     if s == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _run(k, c'Q', s, NULL, m.body, m.n - 1, NULL, 0):
+    if not _run(k, c'Q', 0, s, NULL, m.body, m.n - 1, NULL, 0):
         return False
     _used(k)
     k.unflushed = False
@@ -196,9 +208,13 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Stmt* s = _decided(k, text, n)
     cdef Entry* e
     cdef uint64_t seq
+    cdef bint late
     if s == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _journal(k, c'P', text, n, NULL, 0, &seq):
+    if not _journal_parsed(k):
+        return False
+    late = journal_has_room(<JournalState*>k.reactor.journal, n)
+    if not late and not _journal(k, c'P', 0, text, n, NULL, 0, &seq):
         return _wait(k, WAIT_ADMIT)
     e = _push(k, c'P')
     if e == NULL:
@@ -212,6 +228,8 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     else:
         e.stmt = s
         s.refs += 1
+    if late:
+        k.parsed = e.stmt                    # the queue holds it for as long as this pass lasts
     _used(k)
     k.unflushed = True
     _forward(k, raw, m.total)
@@ -282,6 +300,7 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Portal* portal = _portal(k, m.body, n, &unsettled)
     cdef Stmt* s
     cdef Entry* e
+    cdef bint parsed
     cdef uint8_t head[6]
     if unsettled:
         return _wait(k, WAIT_DRAIN)
@@ -289,6 +308,7 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         _used(k)
         return _wait(k, WAIT_ADMIT)          # nothing known to run: it is refused
     s = portal.stmt
+    parsed = s == k.parsed                   # its record is that of the Parse too, which goes with it
     if k.admitted != NULL and (k.admitted.text_len != s.text_len or memcmp(k.admitted.text, s.text, s.text_len) != 0):
         _used(k)
     if k.admitted != NULL:
@@ -323,8 +343,10 @@ cdef bint _execute(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         head[5] = c'P'
         emit_copy(k.server, head, 6)
         emit_copy(k.server, m.body, n + 1)
-    if not _run(k, c'E', s, portal, s.text, s.text_len, portal.values, portal.values_len):
+    if not _run(k, c'E', 1 if parsed else 0, s, portal, s.text, s.text_len, portal.values, portal.values_len):
         return False
+    if parsed:
+        k.parsed = NULL
     _used(k)
     k.unflushed = True
     _forward(k, raw, m.total)
@@ -348,7 +370,7 @@ cdef bint _function(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil
         _used(k)
     if k.admitted == NULL:
         return _wait(k, WAIT_ADMIT)
-    if not _run(k, c'F', k.admitted, NULL, k.admitted.text, k.admitted.text_len, m.body, m.n):
+    if not _run(k, c'F', 0, k.admitted, NULL, k.admitted.text, k.admitted.text_len, m.body, m.n):
         return False
     _used(k)
     k.unflushed = False
@@ -495,7 +517,8 @@ cdef size_t agent_process(LinkState* k, const uint8_t* p, size_t n) noexcept nog
         off += m.total
     if copying:
         record(k, c'>', p, off)
-    leg_push(k.server)
+    if _journal_parsed(k):
+        leg_push(k.server)
     return off
 
 

@@ -27,7 +27,7 @@ cdef enum:
 cdef packed struct JournalBegin:         # 16 bytes
     uint8_t protocol                     # 'Q' simple, 'E' extended, 'F' function call
     uint8_t reserved
-    uint16_t flags
+    uint16_t flags                       # bit 0: its Parse was sent in the same moment and has no record of its own
     uint32_t text_len
     uint32_t params_len
     uint32_t reserved2
@@ -88,6 +88,10 @@ cdef uint64_t journal_append(
     JournalState* j, uint8_t type, uint16_t flags, uint64_t session,
     const char* p1, size_t n1, const char* p2, size_t n2, const char* p3, size_t n3, uint64_t now,
 ) noexcept nogil
+
+
+# Whether a record of `n` bytes of payload certainly finds room without a new segment, and much more than that.
+cdef bint journal_has_room(JournalState* j, size_t n) noexcept nogil
 
 
 cdef class Journal:

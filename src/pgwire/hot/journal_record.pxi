@@ -206,6 +206,14 @@ cdef uint64_t journal_append(
     return receipt
 
 
+cdef bint journal_has_room(JournalState* j, size_t n) noexcept nogil:
+    cdef bint room
+    pthread_mutex_lock(&j.lock)
+    room = not j.failed and not j.sealed and j.current != NULL and j.current.used + 4 * n + 65536 < j.current.size
+    pthread_mutex_unlock(&j.lock)
+    return room
+
+
 cdef size_t _whole(JournalState* j, const unsigned char* data, size_t size, size_t at) noexcept nogil:
     """The length of the record at `at` if it is whole by itself (length, version, CRC), else 0."""
     cdef const RecordHeader* head

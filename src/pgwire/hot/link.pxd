@@ -1,5 +1,5 @@
 # Two legs and everything between them: what is outstanding, named, waited for, journaled and recorded.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from pgwire.hot.budget cimport BudgetState
 from pgwire.hot.leg cimport LegState, ReactorState
 from pgwire.hot.pipeline cimport Entry, Names, Plan, Portal, Queue, Stmt
@@ -67,6 +67,7 @@ cdef struct LinkState:
     bint settled_ok
     bint tell_status
     bint unflushed
+    Stmt* parsed             # the text of a Parse that is not journaled yet: an Execute in the same pass will say it, else the pass's end
     Stmt* admitted           # the verdict on the client's waiting message, and on no other
     bint stale               # an error came while that message waited: what is decided on it counts no more
     uint8_t* filtered
@@ -85,7 +86,7 @@ cdef struct LinkState:
 cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil
 cdef void record(LinkState* k, uint8_t direction, const uint8_t* p, size_t n) noexcept nogil
 cdef void tape_flush(LinkState* k) noexcept nogil
-cdef uint64_t begin(LinkState* k, uint8_t protocol, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n) noexcept nogil
+cdef uint64_t begin(LinkState* k, uint8_t protocol, uint16_t flags, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n) noexcept nogil
 cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil
 cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil

@@ -57,12 +57,13 @@ cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogi
     emit_copy(k.client, p, n)
 
 
-cdef uint64_t begin(LinkState* k, uint8_t protocol, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n) noexcept nogil:
+cdef uint64_t begin(LinkState* k, uint8_t protocol, uint16_t flags, const uint8_t* text, size_t text_len, const uint8_t* values, size_t n) noexcept nogil:
     # The receipt; 0 means that the statement must not be sent.
     cdef JournalBegin b
     cdef uint64_t seq
     memset(&b, 0, sizeof(b))
     b.protocol = protocol
+    b.flags = flags
     b.text_len = <uint32_t>text_len
     b.params_len = <uint32_t>n
     seq = journal_append(<JournalState*>k.reactor.journal, JOURNAL_BEGIN, 0, k.session, <const char*>&b, sizeof(b), <const char*>text, text_len, <const char*>values, n, k.reactor.real_us)

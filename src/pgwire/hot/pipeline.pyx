@@ -24,13 +24,12 @@ cdef enum:
 
 
 cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:
-    cdef Stmt* s = <Stmt*>calloc(1, sizeof(Stmt))
+    # one block: the statement and its text
+    cdef Stmt* s = <Stmt*>malloc(sizeof(Stmt) + n)
     if s == NULL:
         return NULL
-    s.text = <uint8_t*>malloc(n if n else 1)
-    if s.text == NULL:
-        free(s)
-        return NULL
+    memset(s, 0, sizeof(Stmt))
+    s.text = <uint8_t*>s + sizeof(Stmt)
     memcpy(s.text, text, n)
     s.text_len = n
     s.refs = 1
@@ -50,7 +49,6 @@ cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
         stmt_release(r, s.shape)
         s.shape = NULL
     if s.plans == NULL:
-        free(s.text)
         free(s.sample)
         free(s)
         return
@@ -74,7 +72,6 @@ cdef void graveyard_empty(ReactorState* r):
             free(p.key)
             free(p)
             p = next_p
-        free(s.text)
         free(s.sample)
         free(s)
         s = next_s

@@ -188,6 +188,7 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
             break
     while k.queue.count and queue_at(&k.queue, 0).kind != c'S':
         e = queue_at(&k.queue, 0)
+        memcpy(e.sqlstate, state, 6)             # what made the server skip it
         _end(k, e, 2)
         pop(k)
     if not synced:
