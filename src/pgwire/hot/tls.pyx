@@ -71,7 +71,7 @@ cdef enum:
     CTRL_SET_TLSEXT_HOSTNAME = 55
     CTRL_SET_MIN_PROTO_VERSION = 123
     TLS1_2 = 771
-    READ_BUFFER = 98304
+    READ_BUFFER = 67584   # four records and a bit: OpenSSL moves what is left of it before each one
     MODE_PARTIAL_MOVING_RELEASE = 19
     OP_NO_COMPRESSION = 131072
     OP_NO_RENEGOTIATION = 1073741824
