@@ -27,7 +27,20 @@ from kit.wire import Message, WireClient, error_fields, query, sync
 from pgleash.demo.postgres import PostgresServer
 from pgleash.demo.stage import POLICY, Stage
 
-__all__ = ["CANARIES", "DIRECT", "LINES", "OPEN_POLICY", "ROLE", "Answer", "Twins", "answer_of", "difference", "ending", "open_stage"]
+__all__ = [
+    "CANARIES",
+    "DIRECT",
+    "LINES",
+    "OPEN_POLICY",
+    "ROLE",
+    "Answer",
+    "Twins",
+    "answer_of",
+    "answer_until",
+    "difference",
+    "ending",
+    "open_stage",
+]
 
 ROLE = "wire"
 DIRECT = "wire_direct"  # the same rights; its password goes in the clear, which the wire client can say
@@ -173,6 +186,33 @@ def answer_of(client: WireClient, *, patience: float = 5.0, quiet: float = 0.0) 
             buffer += data
     except (ConnectionError, ssl.SSLError):
         return Answer(tuple(messages), "closed", buffer)
+
+
+def answer_until(client: WireClient, ready: int, *, error: bool = False, patience: float = 10.0) -> Answer:
+    """Everything up to the ``ready``-th ReadyForQuery, or to CopyInResponse (``error``: or to an ErrorResponse)."""
+    messages: list[Message] = []
+    until = time.monotonic() + patience
+    while True:
+        while (one := _first(client)) is not None:
+            messages.append(one)
+            ready -= one.kind == "Z"
+            if ready == 0 or one.kind == "G" or (error and one.kind == "E"):
+                return Answer(tuple(messages), "ready")
+        try:
+            data = _receive(client.socket, until - time.monotonic())
+        except (ConnectionError, ssl.SSLError):
+            data = b""
+        if not data:
+            return Answer(tuple(messages), "quiet" if data is None else "closed")
+        client._pending += data
+
+
+def _first(client: WireClient) -> Message | None:
+    buffer = client._pending
+    if len(buffer) < 5 or len(buffer) < (length := struct.unpack_from("!i", buffer, 1)[0]) + 1:
+        return None
+    client._pending = buffer[length + 1 :]
+    return Message(chr(buffer[0]), bytes(buffer[5 : length + 1]))
 
 
 def _receive(sock: socket.socket, left: float) -> bytes | None:
