@@ -20,6 +20,8 @@ PGWIRE_RANKS = {
     "serving": 45,
     "greeting": 45,
     "names": 40,
+    "warm": 46,
+    "server_login": 44,
     "legs": 42,
     "parameters": 40,
     "proxy_protocol": 40,
