@@ -21,7 +21,7 @@ from pgwire.ports import Lease
 from pgwire.scram import ScramKeys
 from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup, VersionRefused
 
-__all__ = ["ServerConnection", "ServerLogin"]
+__all__ = ["ServerConnection", "log_in"]
 
 _log = logging.getLogger(__name__)
 _GOODBYE = message(b"X")
@@ -52,63 +52,61 @@ class ServerConnection:
         self.leg.close()
 
 
-class ServerLogin:
-    """Logs in with keys derived before, and remembers which servers can't read protocol 3.2."""
+async def log_in(
+    reactor: Reactor, lease: Lease, parameters: Mapping[str, str], keys: ScramKeys, old: set[tuple[str, int]]
+) -> ServerConnection:
+    """A fresh connection. What can't read protocol 3.2, an old pooler, is asked for 3.0, from then on at once. Raises ``Refused``.
 
-    def __init__(self, keys: ScramKeys | None = None) -> None:
-        self._keys = keys or ScramKeys()
-        self._old: set[tuple[str, int]] = set()
-
-    async def connect(self, reactor: Reactor, lease: Lease, parameters: Mapping[str, str]) -> ServerConnection:
-        """A connection. What can't read protocol 3.2, an old pooler, is asked for 3.0, from then on at once. Raises ``Refused``."""
-        where = (lease.host, lease.port)
-        if where not in self._old:
-            try:
-                return await self._connect(reactor, lease, parameters, PROTOCOL_3_2)
-            except VersionRefused as refused:
-                _log.info("the server of %s does not read protocol 3.2: %s", lease.dbname, refused.private)
-        made = await self._connect(reactor, lease, parameters, PROTOCOL_3_0)
-        self._old.add(where)
-        return made
-
-    async def _connect(self, reactor: Reactor, lease: Lease, parameters: Mapping[str, str], version: int) -> ServerConnection:
-        leg = await connect(reactor, lease)
+    ``keys`` are those derived for earlier logins, ``old`` the servers (host, port) known not to read protocol 3.2.
+    """
+    where = (lease.host, lease.port)
+    if where not in old:
         try:
-            ready = await self._log_in(leg, lease, parameters, version)
-        except (ConnectionError, TlsError) as error:
-            leg.close()
-            raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
-        except BaseException:
-            leg.close()
-            raise
-        return ServerConnection(
-            leg, lease, ready.parameters, ready.pid, ready.key, parameters.get("application_name"), born=time.monotonic()
-        )
+            return await _connect(reactor, lease, parameters, keys, PROTOCOL_3_2)
+        except VersionRefused as refused:
+            _log.info("the server of %s does not read protocol 3.2: %s", lease.dbname, refused.private)
+    made = await _connect(reactor, lease, parameters, keys, PROTOCOL_3_0)
+    old.add(where)
+    return made
 
-    async def _log_in(self, leg: ColdLeg, lease: Lease, parameters: Mapping[str, str], version: int) -> Ready:
-        startup = ServerStartup(
-            lease.user,
-            lease.password,
-            lease.dbname,
-            {**parameters, **lease.parameters},
-            leg.leg.peer_certificate(),
-            verified=leg.leg.encrypted and lease.tls.mode in ("verify-ca", "verify-full"),
-            keys=self._keys,
-            version=version,
-        )
-        await leg.send(startup.start())
-        while True:
-            event = startup.next_event()
-            if isinstance(event, Ready):
-                if startup.rest:
-                    leg.leg.unread(startup.rest)
-                return event
-            if isinstance(event, NeedMore):
-                data = await leg.receive()
-                if not data:
-                    raise ServerUnavailable("the database server closed the connection during login")
-                startup.receive(data)
-            elif isinstance(event, Derive):
-                await asyncio.to_thread(event.work)
-            else:
-                await leg.send(event.data)
+
+async def _connect(reactor: Reactor, lease: Lease, parameters: Mapping[str, str], keys: ScramKeys, version: int) -> ServerConnection:
+    leg = await connect(reactor, lease)
+    startup = ServerStartup(
+        lease.user,
+        lease.password,
+        lease.dbname,
+        {**parameters, **lease.parameters},
+        leg.leg.peer_certificate(),
+        verified=leg.leg.encrypted and lease.tls.mode in ("verify-ca", "verify-full"),
+        keys=keys,
+        version=version,
+    )
+    try:
+        ready = await _talk(leg, startup)
+    except (ConnectionError, TlsError) as error:
+        leg.close()
+        raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
+    except BaseException:
+        leg.close()
+        raise
+    return ServerConnection(leg, lease, ready.parameters, ready.pid, ready.key, parameters.get("application_name"), born=time.monotonic())
+
+
+async def _talk(leg: ColdLeg, startup: ServerStartup) -> Ready:
+    await leg.send(startup.start())
+    while True:
+        event = startup.next_event()
+        if isinstance(event, Ready):
+            if startup.rest:
+                leg.leg.unread(startup.rest)
+            return event
+        if isinstance(event, NeedMore):
+            data = await leg.receive()
+            if not data:
+                raise ServerUnavailable("the database server closed the connection during login")
+            startup.receive(data)
+        elif isinstance(event, Derive):
+            await asyncio.to_thread(event.work)
+        else:
+            await leg.send(event.data)

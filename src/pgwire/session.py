@@ -46,7 +46,8 @@ from pgwire.ports import (
     Sessions,
     Statement,
 )
-from pgwire.server_login import ServerConnection, ServerLogin
+from pgwire.scram import ScramKeys
+from pgwire.server_login import ServerConnection, log_in
 from pgwire.serving import Serving
 from pgwire.warm import WarmKey, WarmServers, warm_key, with_name
 
@@ -80,7 +81,8 @@ class Parts:
     login_timeout: float = 30.0
     max_statement: int = 16 * 1024 * 1024
     statement_bytes: int = 256 * 1024
-    server_login: ServerLogin = field(default_factory=ServerLogin, repr=False)
+    scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
+    old_servers: set[tuple[str, int]] = field(default_factory=set)
     warm: WarmServers | None = None
     deadlines: Deadlines = field(default_factory=Deadlines, repr=False)
 
@@ -272,7 +274,7 @@ class Session:
         tries = _MAKING_ROOM
         while True:
             try:
-                return await parts.server_login.connect(self._reactor, lease, parameters)
+                return await log_in(self._reactor, lease, parameters, parts.scram_keys, parts.old_servers)
             except Refused as refused:
                 if refused.sqlstate != "53300" or parts.warm is None or not (parts.warm.shrink(lease) or 0 < tries < _MAKING_ROOM):
                     raise

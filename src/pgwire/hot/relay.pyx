@@ -74,7 +74,6 @@ cdef class Link:
         free(k.filtered)
         free(k.told)
         free(k.changed)
-        free(k.changed)
         leave(k.reactor)
 
     cdef _unlink(self):
