@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -56,7 +55,6 @@ class VaultLeases:
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._by_grant: dict[str, set[str]] = {}
         self._vault_id: dict[str, str] = {}
-        self._ends: dict[str, float] = {}  # by session: when the lease ends unless it is renewed (monotonic seconds)
 
     async def lease(self, grant: Grant, session_id: str) -> Lease:
         """A fresh login. Raises ``Refused``: 57P03 (Vault sealed or down), 08004 (it refuses us)."""
@@ -71,17 +69,28 @@ class VaultLeases:
         self._vault_id[session_id] = vault_id
         self._by_grant.setdefault(grant.id, set()).add(session_id)
         ends = grant.expires_at
-        self._ends[session_id] = time.monotonic() + seconds if seconds > 0 else math.inf
         if answer.get("renewable"):
-            self._renewals[session_id] = asyncio.create_task(self._renew(session_id, vault_id, seconds), name=f"renewal of {session_id}")
+            self._renewals[session_id] = asyncio.create_task(self._renew(vault_id, seconds), name=f"renewal of {session_id}")
         elif seconds > 0:
             ends = min(ends, time.time() + seconds)
         place = self._place
         return Lease(session_id, place.host, place.port, place.dbname, user, password, place.tls, ends, idle=_IDLE)
 
     async def again(self, lease: Lease, grant: Grant) -> Lease | None:
-        """The same login, if its lease has some time left: renewals may fail, and Vault has a longest time of its own."""
-        return lease if self._ends.get(lease.id, 0.0) > time.monotonic() + _MARGIN else None
+        """The same login, if Vault renews its lease now: it may have been revoked there. Raises ``Refused`` 57P03 as ``lease``."""
+        vault_id = self._vault_id.get(lease.id)
+        if vault_id is None or lease.id not in self._renewals:
+            return None
+        try:
+            answer = await self._call(lambda: self._client.sys.renew_lease(vault_id))
+            return lease if float(answer["lease_duration"]) > _MARGIN else None
+        except Refused as refused:
+            if refused.sqlstate == "57P03":
+                raise
+            _log.info("a lease is not used again: %s", refused.private)
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None
 
     async def give_back(self, lease: Lease) -> None:
         """Revoke the session's lease, so that Vault drops the role now. Never raises."""
@@ -121,7 +130,6 @@ class VaultLeases:
         for sessions in self._by_grant.values():
             sessions.discard(session_id)
         vault_id = self._vault_id.pop(session_id, None)
-        self._ends.pop(session_id, None)
         if vault_id is None:
             return
         try:
@@ -140,14 +148,13 @@ class VaultLeases:
                 _log.warning("the Vault token was not renewed: %s", error)
                 self._token_seconds = max(2.0, self._token_seconds / 3)
 
-    async def _renew(self, session_id: str, vault_id: str, seconds: float) -> None:
+    async def _renew(self, vault_id: str, seconds: float) -> None:
         while True:
             await asyncio.sleep(max(1.0, seconds * 2 / 3))
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 try:
                     answer = await self._call(lambda: self._client.sys.renew_lease(vault_id))
                     seconds = float(answer["lease_duration"])
-                    self._ends[session_id] = time.monotonic() + seconds
                 except Refused as refused:
                     _log.warning("a Vault lease was not renewed: %s", refused.private)
                     seconds = max(2.0, seconds / 3)
