@@ -93,19 +93,6 @@ def test_a_lease_that_vault_has_revoked_is_not_used_again(vaulted: VaultStage) -
         assert connection.execute("SELECT current_user").fetchone() != first
 
 
-def test_a_sealed_vault_is_told(vaulted: VaultStage) -> None:
-    vaulted.vault.seal()
-    try:
-        with pytest.raises(psycopg.OperationalError, match=r"credential store \(Vault\) is sealed") as caught:
-            psycopg.connect(vaulted.dsn("agent-7", vaulted.token()))
-        assert "HINT" in str(caught.value)
-        assert vaulted.vault.url not in str(caught.value)
-    finally:
-        vaulted.vault.seal(False)
-    with psycopg.connect(vaulted.dsn("agent-7", vaulted.token())) as connection:
-        assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
 def test_a_warm_connection_takes_its_lease_along(vaulted: VaultStage) -> None:
     """The next session works with the login that the connection was made with; when nobody wants it, it is revoked soon."""
     assert gone(vaulted)
@@ -117,3 +104,16 @@ def test_a_warm_connection_takes_its_lease_along(vaulted: VaultStage) -> None:
     assert len(set(seen)) == 1
     assert roles(vaulted) == 1
     assert gone(vaulted)
+
+
+def test_a_sealed_vault_is_told(vaulted: VaultStage) -> None:
+    vaulted.vault.seal()
+    try:
+        with pytest.raises(psycopg.OperationalError, match=r"credential store \(Vault\) is sealed") as caught:
+            psycopg.connect(vaulted.dsn("agent-7", vaulted.token()))
+        assert "HINT" in str(caught.value)
+        assert vaulted.vault.url not in str(caught.value)
+    finally:
+        vaulted.vault.seal(False)
+    with psycopg.connect(vaulted.dsn("agent-7", vaulted.token())) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
