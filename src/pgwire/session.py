@@ -27,6 +27,7 @@ from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.legs import ColdLeg, connect
 from pgwire.messages import cancel_request
 from pgwire.parameters import as_statement, server_parameters
+from pgwire.patience import Patience
 from pgwire.ports import (
     Approvals,
     Audit,
@@ -85,6 +86,10 @@ class Parts:
     old_servers: set[tuple[str, int]] = field(default_factory=set)
     warm: WarmServers | None = None
     deadlines: Deadlines = field(default_factory=Deadlines, repr=False)
+    login_patience: Patience = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "login_patience", Patience(self.login_timeout))
 
 
 @dataclass(slots=True)
@@ -94,6 +99,7 @@ class _Opened:
     policy: SessionPolicy
     server: ServerConnection
     warm_key: WarmKey
+    name: str | None
     key: bytes = b""
 
 
@@ -151,7 +157,7 @@ class Session:
     async def _enter(self) -> _Opened | None:
         """Everything up to both logins. None: nothing is to be served."""
         try:
-            async with asyncio.timeout(self._parts.login_timeout):
+            with self._parts.login_patience.limit():
                 started = await self._greet()
                 return None if started is None else await self._log_in(started)
         except TimeoutError:
@@ -222,7 +228,9 @@ class Session:
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             self._note_opening(info, server)
             await parts.sessions.register(info, self.end)
-            return _Opened(info, policy, server, key, self._keys.issue(server.pid, self, started.key_length))
+            return _Opened(
+                info, policy, server, key, parameters.get("application_name"), self._keys.issue(server.pid, self, started.key_length)
+            )
         except BaseException:
             if server is not None:
                 server.leg.close()
@@ -297,11 +305,13 @@ class Session:
         serving.link = link
         self._serving = serving
         server = opened.server
-        statuses = with_name(server.statuses, opened.info.application_name) if server.warm else server.statuses
+        statuses = server.statuses if server.name == opened.name else with_name(server.statuses, opened.name or "")
         self._client.leg.send(self._greeting.welcome(statuses, server.pid, opened.key))
         if self._greeting.rest:
             self._client.leg.unread(self._greeting.rest)
         self._greeting.forget()
+        self._client.release()
+        server.leg.release()
         server.statuses = parts.warm.shared(server.statuses) if parts.warm is not None else b""
         serving.follow_policy()
         link.start()

@@ -22,6 +22,7 @@ from pgwire.errors import ProtocolViolation
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsError
 from pgwire.legs import ColdLeg
+from pgwire.patience import Patience
 from pgwire.ports import Grant, Lease, Principal
 from pgwire.server_login import ServerConnection
 
@@ -132,6 +133,7 @@ class WarmServers:
         self._leaving: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._patience = Patience(_ANSWER)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -166,7 +168,7 @@ class WarmServers:
         if changes is None or not self._has_room(key, one):
             return False
         errand = Errand("DISCARD ALL", "DISCARD ALL")
-        if not await _asked(one.leg, errand) or not _unchanged(one.statuses, changes + errand.told):
+        if not await self._asked(one.leg, errand) or not _unchanged(one.statuses, changes + errand.told):
             return False
         # Meanwhile the grant may have ended, or another session's connection been kept.
         if not self._has_room(key, one) or not one.leg.leg.untouched():
@@ -222,7 +224,19 @@ class WarmServers:
             errand = Errand("RESET ROLE", "RESET")
         else:
             errand = Errand(f"RESET ROLE; SET {_NAME} TO '{(name or '').replace(chr(39), chr(39) * 2)}'", "RESET", "SET")
-        return await _asked(one.leg, errand) and _unchanged(one.statuses, errand.told)
+        return await self._asked(one.leg, errand) and _unchanged(one.statuses, errand.told)
+
+    async def _asked(self, leg: ColdLeg, errand: Errand) -> bool:
+        """Whether the server did what it was asked, and nothing else."""
+        try:
+            with self._patience.limit():
+                await leg.send(errand.request)
+                while data := await leg.receive():
+                    if errand.receive(data):
+                        return True
+        except (ConnectionError, TlsError, TimeoutError, ProtocolViolation) as error:
+            _log.info("a server connection is not used again: %s", error)
+        return False
 
     def _has_room(self, key: WarmKey, one: ServerConnection) -> bool:
         return (
@@ -272,19 +286,6 @@ class WarmServers:
         )
         if self._kept:
             self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
-
-
-async def _asked(leg: ColdLeg, errand: Errand) -> bool:
-    """Whether the server did what it was asked, and nothing else."""
-    try:
-        async with asyncio.timeout(_ANSWER):
-            await leg.send(errand.request)
-            while data := await leg.receive():
-                if errand.receive(data):
-                    return True
-    except (ConnectionError, TlsError, TimeoutError, ProtocolViolation) as error:
-        _log.info("a server connection is not used again: %s", error)
-    return False
 
 
 def _unchanged(statuses: bytes, told: bytes) -> bool:

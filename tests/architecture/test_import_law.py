@@ -20,6 +20,7 @@ PGWIRE_RANKS = {
     "serving": 45,
     "greeting": 45,
     "names": 40,
+    "patience": 20,
     "warm": 46,
     "server_login": 44,
     "legs": 42,

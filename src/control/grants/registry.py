@@ -21,7 +21,7 @@ from pgwire.ports import Audit, Principal, Refused, SessionInfo
 __all__ = ["SessionRecord", "SessionRegistry"]
 
 _log = logging.getLogger(__name__)
-_SOON = 0.1  # seconds until a session's beginning or end is in the store
+_SOON = 0.5  # seconds until a session's beginning or end is in the store
 _MOST_OVER = 4096  # ended grants remembered
 
 
