@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pgwire.errand import Errand
 from pgwire.errors import ServerUnavailable
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsError
@@ -43,6 +44,7 @@ class ServerConnection:
     born: float = 0.0
     idle_since: float = 0.0
     warm: bool = False
+    errand: Errand | None = None  # what the server has still to answer
 
     def close(self) -> None:
         """Say goodbye to the server and close."""

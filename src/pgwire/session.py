@@ -223,6 +223,12 @@ class Session:
         try:
             policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             await _judge_parameters(policy, parameters)
+            if server is not None and not await self._confirmed(server):
+                # Its lease goes with it: the session begins anew with one of its own.
+                await self._let_go(server)
+                server = None
+                lease = await parts.credentials.lease(grant, session_id)
+                policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             if server is None:
                 server = await self._reach(lease, parameters)
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
@@ -264,7 +270,7 @@ class Session:
     async def _warm(self, key: WarmKey, grant: Grant, parameters: dict[str, str]) -> ServerConnection | None:
         """A server connection that an earlier session of the same kind has left, if its login is still good."""
         warm, credentials = self._parts.warm, self._parts.credentials
-        server = await warm.take(key, parameters.get("application_name"), self._reactor) if warm is not None else None
+        server = warm.take(key, parameters.get("application_name"), self._reactor) if warm is not None else None
         if server is None:
             return None
         lease: Lease | None = None
@@ -272,9 +278,17 @@ class Session:
             lease = await credentials.again(server.lease, grant)
         finally:
             if lease != server.lease:
-                server.close()
-                await asyncio.shield(credentials.give_back(server.lease))
+                await self._let_go(server)
         return server if lease == server.lease else None
+
+    async def _confirmed(self, server: ServerConnection) -> bool:
+        warm = self._parts.warm
+        return warm is not None and await warm.confirm(server)
+
+    async def _let_go(self, server: ServerConnection) -> None:
+        """The server connection is closed and its lease given back."""
+        server.close()
+        await asyncio.shield(self._parts.credentials.give_back(server.lease))
 
     async def _reach(self, lease: Lease, parameters: dict[str, str]) -> ServerConnection:
         """A fresh server connection. Where the server has none free, what is kept there makes room."""
@@ -350,7 +364,9 @@ class Session:
             changes = None
             raise
         finally:
-            await self._leave_server(opened, changes)
+            # Kept for another session, with its lease; or closed, and the lease given back.
+            if parts.warm is None or not parts.warm.keep(opened.warm_key, server, changes):
+                await self._let_go(server)
 
     def _note_end(self, info: SessionInfo, outcome: dict[str, str | int]) -> None:
         try:
@@ -365,19 +381,6 @@ class Session:
                 async with asyncio.timeout(_FAREWELL):
                     await self._client.flush()
         self._client.close()
-
-    async def _leave_server(self, opened: _Opened, changes: bytes | None) -> None:
-        """The server connection is kept for another session, with its lease; or it is closed and the lease given back."""
-        parts, server = self._parts, opened.server
-        try:
-            if parts.warm is not None and changes is not None and await parts.warm.keep(opened.warm_key, server, changes):
-                return
-        except BaseException:
-            server.leg.close()
-            await asyncio.shield(parts.credentials.give_back(server.lease))
-            raise
-        server.close()
-        await parts.credentials.give_back(server.lease)
 
     def end(self, sqlstate: str, message: str) -> None:
         """End the session with a FATAL, now. Safe to call at any time from the event loop."""

@@ -1,8 +1,8 @@
 """Server connections that sessions have left in good order, kept for the next session of the same principal and grant.
 
-A connection is kept only after ``DISCARD ALL``, whose answer must be the expected one to the last byte that matters, and with
-every reported parameter as it was at its login. It is used again only by the same principal under the same grant with the same
-startup parameters, after a round trip that also sets ``application_name`` and the role anew. What is not certain is closed.
+A connection is kept after ``DISCARD ALL`` and used again only by the same principal under the same grant with the same startup
+parameters, after a round trip that sets ``application_name`` and the role anew. Both answers must be the expected ones, message
+by message, and every reported parameter as it was at the login. What is not certain is closed.
 
 Never add here: when a session's end is clean enough (its session says so), how a login is made, or state of a policy.
 """
@@ -12,26 +12,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pgwire import messages
+from pgwire.errand import Errand
 from pgwire.errors import ProtocolViolation
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsError
-from pgwire.legs import ColdLeg
 from pgwire.patience import Patience
 from pgwire.ports import Grant, Lease, Principal
 from pgwire.server_login import ServerConnection
 
-__all__ = ["Errand", "WarmKey", "WarmLimits", "WarmServers", "warm_key"]
+__all__ = ["WarmKey", "WarmLimits", "WarmServers", "warm_key"]
 
 _log = logging.getLogger(__name__)
 _ANSWER = 2.0  # seconds for a server's answer; one that takes longer is not used
 _SWEEP = 1.0  # seconds between looks at what is kept
-_LONGEST = 16384  # bytes of one message of an answer
 _MOST_ENDED = 4096  # grants that are remembered as ended
 _MOST_TEXTS = 256
 _NAME = "application_name"
@@ -66,39 +64,6 @@ class WarmLimits:
     total: int = 32
     idle: float = 30.0
     age: float = 600.0
-
-
-class Errand:
-    """One simple query of our own, without I/O: ``request`` goes out, ``receive`` takes what comes back.
-
-    ``tags`` are the command tags that must come. Anything else than these, ParameterStatus and ReadyForQuery (idle) raises
-    ``ProtocolViolation``. ``told`` are the ParameterStatus messages.
-    """
-
-    def __init__(self, text: str, *tags: str) -> None:
-        self.request = messages.message(b"Q", text.encode() + b"\0")
-        self.told = b""
-        self._tags = deque(messages.message(b"C", tag.encode() + b"\0") for tag in tags)
-        self._buffer = b""
-
-    def receive(self, data: bytes) -> bool:
-        """Whether all has come."""
-        buffer = self._buffer + data
-        at = 0
-        while (found := messages.whole(buffer, at, _LONGEST)) is not None:
-            kind, end = found
-            one = buffer[at:end]
-            at = end
-            if kind == b"S":
-                self.told += one
-            elif kind == b"C" and self._tags and one == self._tags[0]:
-                self._tags.popleft()
-            elif kind == b"Z" and one[5:] == b"I" and not self._tags and at == len(buffer):
-                return True
-            else:
-                raise ProtocolViolation(f"the database server answered with {kind!r} where it was not expected")
-        self._buffer = buffer[at:]
-        return False
 
 
 def pairs(statuses: bytes) -> dict[str, str]:
@@ -144,34 +109,47 @@ class WarmServers:
             self._texts.clear()
         return self._texts.setdefault(statuses, statuses)
 
-    async def take(self, key: WarmKey, name: str | None, reactor: Reactor) -> ServerConnection | None:
-        """One that works, from now on the caller's; its ``application_name`` is ``name`` then. None: there is none."""
+    def take(self, key: WarmKey, name: str | None, reactor: Reactor) -> ServerConnection | None:
+        """One to be used with ``name`` as its ``application_name`` when ``confirm`` has said so; None: there is none.
+
+        It is the caller's from now on, with its lease.
+        """
         while (found := self._next(key, name)) is not None:
             self._forget(found)
-            try:
-                if await self._made_ready(found, name, reactor):
-                    found.warm = True
-                    return found
-            except BaseException:
-                self._leave(found)
-                raise
-            # If one of them is dead the others are likely to be: its server may have been restarted.
+            if self._asked(found, name, reactor):
+                found.warm = True
+                return found
             self._leave(found)
-            self.shrink(found.lease)
         return None
 
-    async def keep(self, key: WarmKey, one: ServerConnection, changes: bytes | None) -> bool:
-        """Reset ``one`` and keep it. False: it stays the caller's, who closes it.
+    async def confirm(self, one: ServerConnection) -> bool:
+        """Whether the server has answered as it should, and everything is as it was at its login."""
+        errand, one.errand = one.errand, None
+        if errand is not None:
+            try:
+                with self._patience.limit():
+                    while data := await one.leg.receive():
+                        if errand.receive(data):
+                            if _unchanged(one.statuses, errand.told):
+                                return True
+                            break
+            except (ConnectionError, TlsError, TimeoutError, ProtocolViolation) as error:
+                _log.info("a server connection is not used again: %s", error)
+        # If one of them is dead the others are likely to be: its server may have been restarted.
+        self.shrink(one.lease)
+        return False
+
+    def keep(self, key: WarmKey, one: ServerConnection, changes: bytes | None) -> bool:
+        """Reset ``one`` and keep it; what the server answers is read before it is used. False: it stays the caller's.
 
         ``changes`` are the ParameterStatus messages of its session (None: nobody knows them).
         """
         if changes is None or not self._has_room(key, one):
             return False
-        errand = Errand("DISCARD ALL", "DISCARD ALL")
-        if not await self._asked(one.leg, errand) or not _unchanged(one.statuses, changes + errand.told):
-            return False
-        # Meanwhile the grant may have ended, or another session's connection been kept.
-        if not self._has_room(key, one) or not one.leg.leg.untouched():
+        errand = one.errand = Errand(changes)
+        try:
+            one.leg.leg.send(errand.add("DISCARD ALL", "DISCARD ALL"))
+        except ConnectionError:
             return False
         if len(self._kept) >= self._limits.total:
             self._drop(next(iter(self._kept)))
@@ -216,27 +194,39 @@ class WarmServers:
             return None
         return next((one for one in reversed(found) if one.name == name), found[-1])
 
-    async def _made_ready(self, one: ServerConnection, name: str | None, reactor: Reactor) -> bool:
-        if not self._is_fresh(one, time.monotonic(), time.time()) or not one.leg.leg.untouched() or not one.leg.leg.move(reactor):
+    def _asked(self, one: ServerConnection, name: str | None, reactor: Reactor) -> bool:
+        """Whether the server could be asked to be ready for ``name``."""
+        if not self._is_fresh(one, time.monotonic(), time.time()) or not one.leg.leg.move(reactor):
             return False
+        if one.errand is None and not one.leg.leg.untouched():
+            return False
+        errand = one.errand = one.errand or Errand()
         # The role too: before PostgreSQL's releases of November 2024 DISCARD ALL lost one that ALTER ROLE ... SET role gives.
         if one.name == name:
-            errand = Errand("RESET ROLE", "RESET")
+            request = errand.add("RESET ROLE", "RESET")
         else:
-            errand = Errand(f"RESET ROLE; SET {_NAME} TO '{(name or '').replace(chr(39), chr(39) * 2)}'", "RESET", "SET")
-        return await self._asked(one.leg, errand) and _unchanged(one.statuses, errand.told)
-
-    async def _asked(self, leg: ColdLeg, errand: Errand) -> bool:
-        """Whether the server did what it was asked, and nothing else."""
+            quoted = (name or "").replace("'", "''")
+            request = errand.add(f"RESET ROLE; SET {_NAME} TO '{quoted}'", "RESET", "SET")
         try:
-            with self._patience.limit():
-                await leg.send(errand.request)
-                while data := await leg.receive():
-                    if errand.receive(data):
-                        return True
-        except (ConnectionError, TlsError, TimeoutError, ProtocolViolation) as error:
-            _log.info("a server connection is not used again: %s", error)
-        return False
+            one.leg.leg.send(request)
+        except ConnectionError:
+            return False
+        return True
+
+    def _has_come_to_rest(self, one: ServerConnection, now: float) -> bool:
+        """Whether nothing is wrong with one that is kept; its reset's answer is read when it has come."""
+        if one.errand is None:
+            return one.leg.leg.untouched()
+        try:
+            data = one.leg.leg.receive()
+            if data is None:
+                return now - one.idle_since < _ANSWER
+            if not one.errand.receive(data):
+                return bool(data)
+        except (ConnectionError, ProtocolViolation):
+            return False
+        told, one.errand = one.errand.told, None
+        return _unchanged(one.statuses, told)
 
     def _has_room(self, key: WarmKey, one: ServerConnection) -> bool:
         return (
@@ -281,7 +271,7 @@ class WarmServers:
             lambda one, key: (
                 now - one.idle_since > min(self._limits.idle, one.lease.idle)
                 or not self._is_fresh(one, now, wall)
-                or not one.leg.leg.untouched()
+                or not self._has_come_to_rest(one, now)
             )
         )
         if self._kept:

@@ -21,6 +21,7 @@ PGWIRE_RANKS = {
     "greeting": 45,
     "names": 40,
     "patience": 20,
+    "errand": 40,
     "warm": 46,
     "server_login": 44,
     "legs": 42,
@@ -58,6 +59,7 @@ SANS_IO = (
     "proxy_protocol",
     "plans",
     "diagnostics",
+    "errand",
     "ports",
 )
 IO_MODULES = {"asyncio", "socket", "ssl", "time", "selectors", "threading", "uvloop"}

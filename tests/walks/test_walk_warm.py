@@ -18,7 +18,8 @@ import pytest
 from fixtures.door import Door
 from kit.postgres import PostgresServer
 from kit.wire import PROTOCOL_3_2, WireClient, bind, close, error_fields, execute, message, parse, query, row_values, sync
-from pgwire.warm import Errand, WarmLimits
+from pgwire.errand import Errand
+from pgwire.warm import WarmLimits
 
 FLUSH = message(b"H")
 LIMITS = WarmLimits(per_login=2, total=3, idle=30, age=60)
@@ -372,7 +373,8 @@ def test_answers_in_pieces() -> None:
     told = message(b"S", b"TimeZone\0UTC\0")
     whole = told + DONE + IDLE
     for cut in range(len(whole)):
-        errand = Errand("DISCARD ALL", "DISCARD ALL")
+        errand = Errand()
+        assert errand.add("DISCARD ALL", "DISCARD ALL") == query("DISCARD ALL")
         assert not errand.receive(whole[:cut])
         assert errand.receive(whole[cut:])
         assert errand.told == told
@@ -397,4 +399,6 @@ def test_answers_in_pieces() -> None:
 )
 def test_answers_that_do_not_fit(answer: bytes) -> None:
     with pytest.raises(Exception, match=r"answered|length"):
-        Errand("DISCARD ALL", "DISCARD ALL").receive(answer)
+        errand = Errand()
+        errand.add("DISCARD ALL", "DISCARD ALL")
+        errand.receive(answer)

@@ -475,6 +475,8 @@ cdef class Leg:
 
     def move(self, reactor):
         """Let another reactor's thread drive it from now on. False: this one's still has to do with it."""
+        if reactor is self.reactor:
+            return True
         if self.st.slot or self.st.queued or self.st.registered or self.st.link != NULL or self.st.out_cap:
             return False
         self.reactor = reactor
