@@ -60,6 +60,7 @@ from pgwire.listener import Listener
 from pgwire.ports import Principal, Refused, ServerTls
 from pgwire.scram import read_verifier
 from pgwire.session import Parts
+from pgwire.warm import WarmLimits, WarmServers
 
 __all__ = ["Finding", "Gateway", "doctor", "serve"]
 
@@ -94,6 +95,8 @@ class Gateway:
         self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
         self._logins = Logins(self._sources)
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
+        kept = settings.warm
+        self._warm = WarmServers(WarmLimits(kept.per_login, kept.total, kept.idle, kept.age), self._logins.give_back)
         # Numbers rise across restarts: seconds since 1970 in the upper bits, a counter in the lower 24.
         numbers = itertools.count(int(time.time()) << 24)
         parts = Parts(
@@ -111,6 +114,7 @@ class Gateway:
             login_timeout=settings.listen.login_timeout,
             max_statement=settings.listen.max_statement_bytes,
             statement_bytes=settings.recording.statement_bytes,
+            warm=self._warm,
         )
         proxies = settings.listen.proxy_protocol
         reactors = [Reactor(self._journal, self._recorder) for _ in range(settings.listen.threads)]
@@ -187,6 +191,7 @@ class Gateway:
         if version != before:
             self._audit.record("policy.loaded", {"policy_version": version})
             _log.info("policy %s is in force", version)
+        self._warm.clear()
         self._listener.refresh()
 
     # -- what runs beside the sessions ---------------------------------------------------------------------------
@@ -217,6 +222,7 @@ class Gateway:
                                 f"the grant {record.id} was revoked" if record.state == "REVOKED" else f"the grant {record.id} has expired"
                             )
                             self._registry.end_grant(record.id, message)
+                            self._warm.end_grant(record.id)
                             task = asyncio.create_task(self._take_logins_away(record))
                             pending.add(task)
                             task.add_done_callback(pending.discard)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pgwire.errors import ServerUnavailable
 from pgwire.hot.leg import Leg
@@ -41,36 +43,79 @@ def tune(sock: socket.socket, host: str = "") -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
+class _Edges:
+    """Wakes those who wait for bytes: one edge-triggered set of all cold sockets inside the event loop's own.
+
+    A socket is put in once for all the waits of a login; the event loop's own way costs some ten system calls for each wait.
+    Who waits has read all there was, so the edge that it waits for is still to come.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._set = select.epoll()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        loop.add_reader(self._set.fileno(), self._turn)
+
+    def add(self, fd: int) -> None:
+        self._set.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+
+    def remove(self, fd: int) -> None:
+        self._set.unregister(fd)
+
+    async def wait(self, fd: int) -> None:
+        ready = self._waiting[fd] = asyncio.get_running_loop().create_future()
+        try:
+            await ready
+        finally:
+            del self._waiting[fd]
+
+    def _turn(self) -> None:
+        for fd, _ in self._set.poll(0):
+            ready = self._waiting.get(fd)
+            if ready is not None and not ready.done():
+                ready.set_result(None)
+
+
+_edges: WeakKeyDictionary[asyncio.AbstractEventLoop, _Edges] = WeakKeyDictionary()
+
+
+def _edges_of(loop: asyncio.AbstractEventLoop) -> _Edges:
+    found = _edges.get(loop)
+    if found is None:
+        found = _edges[loop] = _Edges(loop)
+    return found
+
+
 def _wake(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
 
 
 class ColdLeg:
-    """One socket with awaitable calls. Owns the leg until ``release`` and closes it in ``close``."""
+    """One socket with awaitable calls, until ``release``; closes the leg in ``close``."""
 
-    __slots__ = ("leg",)
+    __slots__ = ("_edges", "leg")
 
     def __init__(self, reactor: Reactor, fd: int) -> None:
         self.leg = Leg(reactor, fd)
+        self._edges: _Edges | None = None  # which knows this socket
 
     async def _until(self, *, read: bool = False, write: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        ready: asyncio.Future[None] = loop.create_future()
         fd = self.leg.fileno()
         if fd < 0:
             raise ConnectionError("the connection is closed")
-        if read:
-            loop.add_reader(fd, _wake, ready)
         if write:
-            loop.add_writer(fd, _wake, ready)
-        try:
-            await ready
-        finally:
-            if read:
-                loop.remove_reader(fd)
-            if write:
-                loop.remove_writer(fd)
+            await _until_writable(fd)
+            return
+        if self._edges is None:
+            self._edges = _edges_of(asyncio.get_running_loop())
+            self._edges.add(fd)
+        await self._edges.wait(fd)
+
+    def release(self) -> None:
+        """A link has the leg now: nothing here looks at its socket any more."""
+        edges, self._edges = self._edges, None
+        if edges is not None and not self.leg.closed:
+            edges.remove(self.leg.fileno())
 
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end. Raises ConnectionError."""
@@ -114,6 +159,7 @@ class ColdLeg:
 
     def close(self) -> None:
         """Close at once."""
+        self._edges = None  # what is closed leaves the set of itself
         self.leg.close()
 
 
@@ -123,6 +169,16 @@ def _client_context(tls: ServerTls) -> TlsContext:
     if context is None:
         context = _contexts[tls] = TlsContext.client(tls.mode, tls.ca_file, tls.certificate_file, tls.key_file)
     return context
+
+
+async def _until_writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
 
 
 async def connect(reactor: Reactor, lease: Lease, timeout: float = 10.0) -> ColdLeg:

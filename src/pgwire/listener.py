@@ -144,6 +144,8 @@ class Listener:
     async def close(self, grace: float = 5.0) -> None:
         """Accept nothing more, end every session with 57P01, wait at most ``grace`` seconds."""
         loop = asyncio.get_running_loop()
+        if self._parts.warm is not None:
+            self._parts.warm.stop()
         for sock in self._sockets:
             loop.remove_reader(sock.fileno())
             sock.close()
@@ -159,6 +161,8 @@ class Listener:
         for task in list(self._sessions):
             task.cancel()
         await asyncio.gather(*self._sessions, return_exceptions=True)
+        if self._parts.warm is not None:
+            await self._parts.warm.close()
         if self._sockets:
             for reactor in self._reactors:
                 loop.remove_reader(reactor.fileno())

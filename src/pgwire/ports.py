@@ -120,6 +120,8 @@ class ServerTls:
 class Lease:
     """A borrowed server login. Ends at ``expires_at`` (Unix seconds); ``parameters`` go into the startup message.
 
+    ``idle`` is for how many seconds a connection may be kept with it while no session uses it.
+
     A ``host`` that begins with a slash is the directory of the server's Unix socket.
     """
 
@@ -132,6 +134,7 @@ class Lease:
     tls: ServerTls
     expires_at: float = float("inf")
     parameters: Mapping[str, str] = field(default_factory=dict)
+    idle: float = float("inf")
 
 
 class Effect(enum.Enum):
@@ -343,8 +346,15 @@ class Credentials(Protocol):
         """A server login for this grant. Raises ``Refused`` (08004, 57P03, 53300)."""
         ...
 
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """A connection that was made with ``lease`` is to serve another session of ``grant``: the login as it is now.
+
+        None: it has ended, or its connections should not be used any more. Raises ``Refused`` as ``lease``.
+        """
+        ...
+
     async def give_back(self, lease: Lease) -> None:
-        """The session is over. Never raises."""
+        """Nothing is connected with the lease any more. Never raises."""
         ...
 
 

@@ -19,14 +19,15 @@ from dataclasses import dataclass, field, replace
 from pgwire.cancel import CancelKeys
 from pgwire.client_startup import CancelRequested, NotAnswered, Started
 from pgwire.deadlines import Deadlines
-from pgwire.errors import GatewayError, ServerUnavailable, TooManyConnections, error_response, from_refused
+from pgwire.errors import GatewayError, TooManyConnections, error_response, from_refused
 from pgwire.greeting import Greeting
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.relay import Link
 from pgwire.hot.tls import TlsContext, TlsError
 from pgwire.legs import ColdLeg, connect
-from pgwire.messages import PROTOCOL_3_0, PROTOCOL_3_2, cancel_request
+from pgwire.messages import cancel_request
 from pgwire.parameters import as_statement, server_parameters
+from pgwire.patience import Patience
 from pgwire.ports import (
     Approvals,
     Audit,
@@ -47,13 +48,16 @@ from pgwire.ports import (
     Statement,
 )
 from pgwire.scram import ScramKeys
-from pgwire.server_startup import Derive, NeedMore, Ready, ServerStartup, VersionRefused
+from pgwire.server_login import ServerConnection, log_in
 from pgwire.serving import Serving
+from pgwire.warm import WarmKey, WarmServers, warm_key, with_name
 
 __all__ = ["Parts", "Session"]
 
 _log = logging.getLogger(__name__)
 _FAREWELL = 5.0  # seconds for the last bytes to reach the client
+_MAKING_ROOM = 4  # logins that are tried while a full server lets go of what was kept there
+_ROOM_AFTER = 0.05  # seconds between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +84,29 @@ class Parts:
     statement_bytes: int = 256 * 1024
     scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
     old_servers: set[tuple[str, int]] = field(default_factory=set)
+    warm: WarmServers | None = None
     deadlines: Deadlines = field(default_factory=Deadlines, repr=False)
+    login_patience: Patience = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "login_patience", Patience(self.login_timeout))
 
 
 @dataclass(slots=True)
 class _Opened:
     # what has been opened on the way in, for the way out
     info: SessionInfo
-    lease: Lease
     policy: SessionPolicy
-    server: ColdLeg
-    ready: Ready
+    server: ServerConnection
+    warm_key: WarmKey
+    name: str | None
     key: bytes = b""
 
 
 class Session:
     """One client connection. ``run`` never raises."""
 
-    __slots__ = ("_canceller", "_client", "_ending", "_full", "_greeting", "_keys", "_opened", "_parts", "_reactor", "_serving")
+    __slots__ = ("_canceller", "_client", "_ending", "_full", "_greeting", "_keys", "_opened", "_parts", "_reactor", "_serving", "_struck")
 
     def __init__(
         self, parts: Parts, reactor: Reactor, client: ColdLeg, peer: Peer, keys: CancelKeys, full: bool = False, proxied: bool = False
@@ -111,6 +120,7 @@ class Session:
         self._serving: Serving | None = None
         self._ending: tuple[str, str] | None = None
         self._canceller: asyncio.Future[None] | None = None
+        self._struck = False  # a cancel request was sent for it, and may hit what comes next on its server connection
         self._greeting = Greeting(client, peer, parts.tls, proxied=proxied, plaintext_on_loopback=parts.plaintext_on_loopback)
 
     async def run(self) -> None:
@@ -147,7 +157,7 @@ class Session:
     async def _enter(self) -> _Opened | None:
         """Everything up to both logins. None: nothing is to be served."""
         try:
-            async with asyncio.timeout(self._parts.login_timeout):
+            with self._parts.login_patience.limit():
                 started = await self._greet()
                 return None if started is None else await self._log_in(started)
         except TimeoutError:
@@ -207,93 +217,91 @@ class Session:
     ) -> _Opened:
         parts = self._parts
         session_id = "ses_" + secrets.token_hex(10)
-        lease = await parts.credentials.lease(grant, session_id)
-        server: ColdLeg | None = None
+        key = warm_key(principal, grant, parameters)
+        server = await self._warm(key, grant, parameters)
+        lease = server.lease if server is not None else await parts.credentials.lease(grant, session_id)
         try:
             policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             await _judge_parameters(policy, parameters)
-            server, ready = await self._reach(lease, parameters)
+            if server is not None and not await self._confirmed(server):
+                # Its lease goes with it: the session begins anew with one of its own.
+                await self._let_go(server)
+                server = None
+                lease = await parts.credentials.lease(grant, session_id)
+                policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
+            if server is None:
+                server = await self._reach(lease, parameters)
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
-            parts.audit.record(
-                "session.opened",
-                {
-                    "id": info.id,
-                    "number": info.number,
-                    "subject": principal.subject,
-                    "issuer": principal.issuer,
-                    "groups": sorted(principal.groups),
-                    "acts_for": principal.acts_for,
-                    "token_id": principal.token_id,
-                    "grant": grant.id,
-                    "database": started.database,
-                    **_origin(peer),
-                    "tls": peer.tls,
-                    "server_user": lease.user,
-                    "server_pid": ready.pid,
-                    "application_name": name,
-                },
-                info.number,
-            )
+            self._note_opening(info, server)
             await parts.sessions.register(info, self.end)
-            opened = _Opened(info, lease, policy, server, ready)
-            opened.key = self._keys.issue(ready.pid, self, started.key_length)
-            return opened
+            return _Opened(
+                info, policy, server, key, parameters.get("application_name"), self._keys.issue(server.pid, self, started.key_length)
+            )
         except BaseException:
             if server is not None:
-                server.close()
+                server.leg.close()
             await asyncio.shield(parts.credentials.give_back(lease))
             raise
 
-    async def _reach(self, lease: Lease, parameters: dict[str, str]) -> tuple[ColdLeg, Ready]:
-        """A logged-in server leg. What can't read protocol 3.2, an old pooler, is asked for 3.0, from then on at once."""
-        old, where = self._parts.old_servers, (lease.host, lease.port)
-        if where not in old:
-            try:
-                return await self._connect(lease, parameters, PROTOCOL_3_2)
-            except VersionRefused as refused:
-                _log.info("the server of %s does not read protocol 3.2: %s", lease.dbname, refused.private)
-        reached = await self._connect(lease, parameters, PROTOCOL_3_0)
-        old.add(where)
-        return reached
-
-    async def _connect(self, lease: Lease, parameters: dict[str, str], version: int) -> tuple[ColdLeg, Ready]:
-        server = await connect(self._reactor, lease)
-        try:
-            return server, await self._server_login(server, lease, parameters, version)
-        except (ConnectionError, TlsError) as error:
-            server.close()
-            raise ServerUnavailable("the database server ended the connection during login", private=str(error)) from error
-        except BaseException:
-            server.close()
-            raise
-
-    async def _server_login(self, server: ColdLeg, lease: Lease, parameters: dict[str, str], version: int) -> Ready:
-        startup = ServerStartup(
-            lease.user,
-            lease.password,
-            lease.dbname,
-            {**parameters, **lease.parameters},
-            server.leg.peer_certificate(),
-            verified=server.leg.encrypted and lease.tls.mode in ("verify-ca", "verify-full"),
-            keys=self._parts.scram_keys,
-            version=version,
+    def _note_opening(self, info: SessionInfo, server: ServerConnection) -> None:
+        principal = info.principal
+        self._parts.audit.record(
+            "session.opened",
+            {
+                "id": info.id,
+                "number": info.number,
+                "subject": principal.subject,
+                "issuer": principal.issuer,
+                "groups": sorted(principal.groups),
+                "acts_for": principal.acts_for,
+                "token_id": principal.token_id,
+                "grant": info.grant.id,
+                "database": info.database,
+                **_origin(info.peer),
+                "tls": info.peer.tls,
+                "server_user": info.server_user,
+                "server_pid": server.pid,
+                "warm": server.warm,
+                "application_name": info.application_name,
+            },
+            info.number,
         )
-        await server.send(startup.start())
+
+    async def _warm(self, key: WarmKey, grant: Grant, parameters: dict[str, str]) -> ServerConnection | None:
+        """A server connection that an earlier session of the same kind has left, if its login is still good."""
+        warm, credentials = self._parts.warm, self._parts.credentials
+        server = warm.take(key, parameters.get("application_name"), self._reactor) if warm is not None else None
+        if server is None:
+            return None
+        lease: Lease | None = None
+        try:
+            lease = await credentials.again(server.lease, grant)
+        finally:
+            if lease != server.lease:
+                await self._let_go(server)
+        return server if lease == server.lease else None
+
+    async def _confirmed(self, server: ServerConnection) -> bool:
+        warm = self._parts.warm
+        return warm is not None and await warm.confirm(server)
+
+    async def _let_go(self, server: ServerConnection) -> None:
+        """The server connection is closed and its lease given back."""
+        server.close()
+        await asyncio.shield(self._parts.credentials.give_back(server.lease))
+
+    async def _reach(self, lease: Lease, parameters: dict[str, str]) -> ServerConnection:
+        """A fresh server connection. Where the server has none free, what is kept there makes room."""
+        parts = self._parts
+        tries = _MAKING_ROOM
         while True:
-            event = startup.next_event()
-            if isinstance(event, Ready):
-                if startup.rest:
-                    server.leg.unread(startup.rest)
-                return event
-            if isinstance(event, NeedMore):
-                data = await server.receive()
-                if not data:
-                    raise ServerUnavailable("the database server closed the connection during login")
-                startup.receive(data)
-            elif isinstance(event, Derive):
-                await asyncio.to_thread(event.work)
-            else:
-                await server.send(event.data)
+            try:
+                return await log_in(self._reactor, lease, parameters, parts.scram_keys, parts.old_servers)
+            except Refused as refused:
+                if refused.sqlstate != "53300" or parts.warm is None or not (parts.warm.shrink(lease) or 0 < tries < _MAKING_ROOM):
+                    raise
+            tries -= 1
+            await asyncio.sleep(_ROOM_AFTER)
 
     def _serve(self, opened: _Opened) -> asyncio.Future[str]:
         """Join the legs. What is answered resolves to the reason when the session is to end."""
@@ -302,7 +310,7 @@ class Session:
         link = Link(
             self._reactor,
             self._client.leg,
-            opened.server.leg,
+            opened.server.leg.leg,
             opened.info.number,
             serving.on_event,
             statement_bytes=parts.statement_bytes,
@@ -310,49 +318,69 @@ class Session:
         )
         serving.link = link
         self._serving = serving
-        self._client.leg.send(self._greeting.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
+        server = opened.server
+        statuses = server.statuses if server.name == opened.name else with_name(server.statuses, opened.name or "")
+        self._client.leg.send(self._greeting.welcome(statuses, server.pid, opened.key))
         if self._greeting.rest:
             self._client.leg.unread(self._greeting.rest)
         self._greeting.forget()
-        opened.ready = replace(opened.ready, parameters=b"")
+        self._client.release()
+        server.leg.release()
+        server.statuses = parts.warm.shared(server.statuses) if parts.warm is not None else b""
         serving.follow_policy()
         link.start()
         if self._ending is not None:
             serving.finish(*self._ending)
-        ends = min(opened.info.grant.expires_at, opened.lease.expires_at)
+        ends = min(opened.info.grant.expires_at, opened.server.lease.expires_at)
         if ends < time.time() + 86400 * 30:
             parts.deadlines.set(self, ends)
         return serving.over
 
     async def _farewell(self, opened: _Opened, reason: str) -> None:
-        serving = self._serving
-        parts = self._parts
+        serving, parts, server = self._serving, self._parts, opened.server
         statements = asked = 0
+        changes: bytes | None = None  # known only of a session that has ended in good order
         parts.deadlines.drop(self)
-        self._keys.withdraw(opened.ready.pid, self)
+        self._keys.withdraw(server.pid, self)
         if serving is not None and serving.link is not None:
-            busy = serving.link.outstanding
-            statements, asked = serving.link.statements, serving.link.asked
+            link = serving.link
+            busy = link.outstanding
+            statements, asked = link.statements, link.asked
             await serving.stop()
-            serving.link.end(serving.last_words)
-            if busy and not opened.server.leg.closed:
+            link.end(serving.last_words)
+            if busy and not server.leg.leg.closed:
                 await self._cancel_on_server(opened)
-        with contextlib.suppress(ConnectionError):
-            opened.server.leg.send(b"X\x00\x00\x00\x04")
-        opened.server.close()
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
-                await self._client.flush()
-        self._client.close()
+            elif link.quit and link.at_rest and self._ending is None and not self._struck:
+                changes = link.changes
+        if changes is None:
+            server.close()
         try:
-            outcome = {"id": opened.info.id, "reason": reason, "statements": statements, "asked": asked}
-            parts.audit.record("session.closed", outcome, opened.info.number)
+            await self._see_out()
+            self._note_end(opened.info, {"reason": reason, "statements": statements, "asked": asked})
+            await parts.sessions.closed(opened.info, reason, statements)
+            if serving is not None:
+                serving.link = None
+        except BaseException:
+            changes = None
+            raise
+        finally:
+            # Kept for another session, with its lease; or closed, and the lease given back.
+            if parts.warm is None or not parts.warm.keep(opened.warm_key, server, changes):
+                await self._let_go(server)
+
+    def _note_end(self, info: SessionInfo, outcome: dict[str, str | int]) -> None:
+        try:
+            self._parts.audit.record("session.closed", {"id": info.id, **outcome}, info.number)
         except Refused as refused:
-            _log.error("the end of session %s could not be audited: %s", opened.info.id, refused)
-        await parts.sessions.closed(opened.info, reason, statements)
-        await parts.credentials.give_back(opened.lease)
-        if serving is not None:
-            serving.link = None
+            _log.error("the end of session %s could not be audited: %s", info.id, refused)
+
+    async def _see_out(self) -> None:
+        """The last bytes go to the client, who may be slow, and its leg is closed."""
+        if self._client.leg.pending:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._client.flush()
+        self._client.close()
 
     def end(self, sqlstate: str, message: str) -> None:
         """End the session with a FATAL, now. Safe to call at any time from the event loop."""
@@ -384,17 +412,19 @@ class Session:
             link.thaw()
 
     async def _cancel_on_server(self, opened: _Opened, still: Callable[[], bool] = lambda: True) -> None:
-        if not opened.ready.key:
+        server = opened.server
+        if not server.key:
             return  # the server gave none
+        self._struck = True
         try:
-            leg = await connect(self._reactor, opened.lease, timeout=5.0)
+            leg = await connect(self._reactor, server.lease, timeout=5.0)
         except Refused as refused:
             _log.warning("cancel request not sent: %s", refused.private or refused)
             return
         try:
             if not still():
                 return
-            await leg.send(cancel_request(opened.ready.pid, opened.ready.key))
+            await leg.send(cancel_request(server.pid, server.key))
             async with asyncio.timeout(5.0):
                 await leg.receive()
         except (ConnectionError, TimeoutError):

@@ -20,6 +20,10 @@ PGWIRE_RANKS = {
     "serving": 45,
     "greeting": 45,
     "names": 40,
+    "patience": 20,
+    "errand": 40,
+    "warm": 46,
+    "server_login": 44,
     "legs": 42,
     "parameters": 40,
     "proxy_protocol": 40,
@@ -55,6 +59,7 @@ SANS_IO = (
     "proxy_protocol",
     "plans",
     "diagnostics",
+    "errand",
     "ports",
 )
 IO_MODULES = {"asyncio", "socket", "ssl", "time", "selectors", "threading", "uvloop"}

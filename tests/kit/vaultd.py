@@ -64,6 +64,11 @@ class Vault:
         """Every token given so far has expired."""
         self._tokens.clear()
 
+    def revoke_all(self) -> None:
+        """As an operator's ``vault lease revoke -prefix database/``."""
+        for lease in list(self.leases):
+            self._drop(lease)
+
     def answer(self, method: str, path: str, token: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
         """Status and body for one request."""
         self.calls.append(f"{method} {path}")

@@ -61,6 +61,14 @@ def roles(stage: Stage) -> int:
     return int(row[0])
 
 
+def gone(stage: Stage) -> bool:
+    for _ in range(50):
+        if roles(stage) == 0:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def test_each_session_borrows_a_login_and_gives_it_back(vaulted: VaultStage) -> None:
     with psycopg.connect(vaulted.dsn("agent-7", vaulted.token()), autocommit=True) as connection:
         row = connection.execute("SELECT current_user, email FROM customers LIMIT 1").fetchone()
@@ -68,17 +76,34 @@ def test_each_session_borrows_a_login_and_gives_it_back(vaulted: VaultStage) -> 
         assert str(row[0]).startswith("v-approle-ro-")
         assert "***" in row[1]
         assert roles(vaulted) == 1
-    for _ in range(50):
-        if roles(vaulted) == 0:
-            break
-        time.sleep(0.1)
-    assert roles(vaulted) == 0
+    assert gone(vaulted)
 
 
 def test_an_expired_vault_token_is_replaced(vaulted: VaultStage) -> None:
     vaulted.vault.forget_tokens()
     with psycopg.connect(vaulted.dsn("agent-7", vaulted.token()), autocommit=True) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_lease_that_vault_has_revoked_is_not_used_again(vaulted: VaultStage) -> None:
+    with psycopg.connect(vaulted.dsn("agent-7", vaulted.token()), autocommit=True) as connection:
+        first = connection.execute("SELECT current_user").fetchone()
+    vaulted.vault.revoke_all()
+    with psycopg.connect(vaulted.dsn("agent-7", vaulted.token()), autocommit=True) as connection:
+        assert connection.execute("SELECT current_user").fetchone() != first
+
+
+def test_a_warm_connection_takes_its_lease_along(vaulted: VaultStage) -> None:
+    """The next session works with the login that the connection was made with; when nobody wants it, it is revoked soon."""
+    assert gone(vaulted)
+    seen = []
+    for _ in range(3):
+        with psycopg.connect(vaulted.dsn("agent-7", vaulted.token()), autocommit=True) as connection:
+            seen.append(connection.execute("SELECT current_user, pg_backend_pid()").fetchone())
+        time.sleep(0.1)
+    assert len(set(seen)) == 1
+    assert roles(vaulted) == 1
+    assert gone(vaulted)
 
 
 def test_a_sealed_vault_is_told(vaulted: VaultStage) -> None:

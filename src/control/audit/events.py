@@ -15,6 +15,7 @@ from pgwire.ports import Refused
 
 __all__ = ["Appends", "AuditLog"]
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +36,7 @@ class AuditLog:
     def record(self, kind: str, fields: Mapping[str, Any], session: int = 0) -> int:
         """Append one event and return its sequence number. Raises ``Refused`` 58030: then nothing may happen."""
         try:
-            payload = json.dumps({"kind": kind, **fields}, ensure_ascii=False, separators=(",", ":"), default=str)
+            payload = _ENCODER.encode({"kind": kind, **fields})
             return self._journal.append(EVENT, payload.encode("utf-8", "backslashreplace"), session)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             _log.error("the audit log did not keep %s: %s", kind, error)

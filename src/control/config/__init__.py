@@ -26,7 +26,7 @@ from control.config.doors import (
 )
 from control.config.identities import IdentitySettings, IssuerSettings, ScramUserSettings
 from control.config.reading import load, missing
-from control.config.settings import AuditSettings, PolicySettings, RecordingSettings, Settings, StoreSettings
+from control.config.settings import AuditSettings, PolicySettings, RecordingSettings, Settings, StoreSettings, WarmSettings
 from control.config.values import ConfigurationError, SecretRef
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "TlsFiles",
     "UnixSocketSettings",
     "VaultCredentials",
+    "WarmSettings",
     "load",
     "missing",
 ]

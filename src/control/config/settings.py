@@ -16,7 +16,7 @@ from control.config.doors import ApiSettings, ListenSettings
 from control.config.identities import IdentitySettings
 from control.config.values import ConfigPath, Name, Secret, SecretRef, Section
 
-__all__ = ["AuditSettings", "PolicySettings", "RecordingSettings", "Settings", "StoreSettings"]
+__all__ = ["AuditSettings", "PolicySettings", "RecordingSettings", "Settings", "StoreSettings", "WarmSettings"]
 
 
 class PolicySettings(Section):
@@ -61,6 +61,15 @@ class RecordingSettings(Section):
     statement_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 256 * 1024
 
 
+class WarmSettings(Section):
+    """Server connections that are kept for the next session of the same grant: how many, and for how many seconds. 0: none."""
+
+    per_login: Annotated[int, Field(ge=0, le=1000)] = 4
+    total: Annotated[int, Field(ge=0, le=10_000)] = 32
+    idle: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    age: Annotated[float, Field(gt=0, le=86400)] = 600.0
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -68,6 +77,7 @@ class Settings(Section):
     api: ApiSettings
     identity: IdentitySettings
     databases: Annotated[dict[Name, DatabaseSettings], Field(min_length=1)]
+    warm: WarmSettings = Field(default={}, validate_default=True)
     policy: PolicySettings = Field(default={}, validate_default=True)
     store: StoreSettings = Field(default={}, validate_default=True)
     audit: AuditSettings = Field(default={}, validate_default=True)

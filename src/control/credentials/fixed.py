@@ -24,6 +24,10 @@ class FixedLogin:
         place = self._place
         return Lease(session_id, place.host, place.port, place.dbname, self._user, self._password, place.tls, grant.expires_at)
 
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """The same."""
+        return lease
+
     async def give_back(self, lease: Lease) -> None:
         """Nothing to do."""
 

@@ -78,6 +78,10 @@ class MintedRoles:
         place = self._place
         return Lease(session_id, place.host, place.port, place.dbname, role, minted.password, place.tls, grant.expires_at)
 
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """The grant's login, with its privileges brought up to date as for a new session."""
+        return await self.lease(grant, lease.id)
+
     async def give_back(self, lease: Lease) -> None:
         """Nothing to do: the role serves all sessions of its grant."""
 
@@ -152,9 +156,10 @@ class MintedRoles:
     async def _mint(
         self, connection: psycopg.AsyncConnection[tuple[object, ...]], grant: Grant, role: str, known: _Minted | None
     ) -> _Minted:
-        minted = known or _Minted(secrets.token_urlsafe(32))
-        identifier = sql.Identifier(role)
         exists = await (await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))).fetchone()
+        # One that somebody else has dropped is made anew with another password: what was connected with it is not used again.
+        minted = known if known is not None and exists is not None else _Minted(secrets.token_urlsafe(32))
+        identifier = sql.Identifier(role)
         if known is None or exists is None:
             verifier = connection.pgconn.encrypt_password(minted.password.encode(), role.encode(), b"scram-sha-256").decode()
             until = datetime.datetime.fromtimestamp(min(grant.expires_at, 253402300799.0), datetime.UTC).isoformat()

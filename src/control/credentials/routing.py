@@ -24,8 +24,12 @@ class LoginSource(Protocol):
         """A login for ``grant``. Raises ``Refused``."""
         ...
 
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """See ``ports.Credentials``."""
+        ...
+
     async def give_back(self, lease: Lease) -> None:
-        """A session is over. Never raises."""
+        """Nothing is connected with it any more. Never raises."""
         ...
 
     async def end_grant(self, grant_id: str) -> None:
@@ -67,8 +71,17 @@ class Logins:
         self._by_lease[lease.id] = source
         return lease
 
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """See ``ports.Credentials``."""
+        source = self._by_lease.get(lease.id)
+        if source is None or grant.id in self._over:
+            return None
+        found = await source.again(lease, grant)
+        # It may have ended meanwhile, as above.
+        return found if grant.id not in self._over else None
+
     async def give_back(self, lease: Lease) -> None:
-        """The session of ``lease`` is over. Never raises."""
+        """Nothing is connected with ``lease`` any more. Never raises."""
         source = self._by_lease.pop(lease.id, None)
         if source is None:
             return

@@ -25,6 +25,8 @@ __all__ = ["VaultLeases"]
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0  # seconds for one call
+_MARGIN = 2.0  # seconds that a lease must have left to serve another session
+_IDLE = 3.0  # seconds that a connection may wait for another session: a login that nobody uses is revoked soon
 _LATER = "Try again shortly; if it persists, tell the gateway's operator."
 T = TypeVar("T")
 
@@ -72,7 +74,23 @@ class VaultLeases:
         elif seconds > 0:
             ends = min(ends, time.time() + seconds)
         place = self._place
-        return Lease(session_id, place.host, place.port, place.dbname, user, password, place.tls, ends)
+        return Lease(session_id, place.host, place.port, place.dbname, user, password, place.tls, ends, idle=_IDLE)
+
+    async def again(self, lease: Lease, grant: Grant) -> Lease | None:
+        """The same login, if Vault renews its lease now: it may have been revoked there. Raises ``Refused`` 57P03 as ``lease``."""
+        vault_id = self._vault_id.get(lease.id)
+        if vault_id is None or lease.id not in self._renewals:
+            return None
+        try:
+            answer = await self._call(lambda: self._client.sys.renew_lease(vault_id))
+            return lease if float(answer["lease_duration"]) > _MARGIN else None
+        except Refused as refused:
+            if refused.sqlstate == "57P03":
+                raise
+            _log.info("a lease is not used again: %s", refused.private)
+        except (KeyError, TypeError, ValueError):
+            pass
+        return None
 
     async def give_back(self, lease: Lease) -> None:
         """Revoke the session's lease, so that Vault drops the role now. Never raises."""

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from control.grants.errors import NotFound, WrongState
 from control.store.database import Store
@@ -21,7 +21,7 @@ from pgwire.ports import Audit, Principal, Refused, SessionInfo
 __all__ = ["SessionRecord", "SessionRegistry"]
 
 _log = logging.getLogger(__name__)
-_SOON = 0.1  # seconds until a session's beginning or end is in the store
+_SOON = 0.5  # seconds until a session's beginning or end is in the store
 _MOST_OVER = 4096  # ended grants remembered
 
 
@@ -94,7 +94,7 @@ class SessionRegistry:
     async def closed(self, session: SessionInfo, reason: str, statements: int) -> None:
         """A session is over. Never raises."""
         self._live.pop(session.id, None)
-        self._write(replace(_record_of(session), ended_at=self._clock(), end_reason=reason, statements=statements))
+        self._write(_record_of(session, self._clock(), reason, statements))
 
     def _write(self, record: SessionRecord) -> None:
         # Many begin and end in the time of one disk flush: they are kept together, soon. The audit log has each at once.
@@ -184,7 +184,7 @@ def _row(record: SessionRecord) -> tuple[str | int | float | None, ...]:
     )
 
 
-def _record_of(session: SessionInfo) -> SessionRecord:
+def _record_of(session: SessionInfo, ended_at: float | None = None, end_reason: str = "", statements: int = 0) -> SessionRecord:
     principal = session.principal
     return SessionRecord(
         id=session.id,
@@ -200,9 +200,9 @@ def _record_of(session: SessionInfo) -> SessionRecord:
         server_user=session.server_user,
         application_name=session.application_name,
         started_at=session.started_at,
-        ended_at=None,
-        end_reason="",
-        statements=0,
+        ended_at=ended_at,
+        end_reason=end_reason,
+        statements=statements,
     )
 
 

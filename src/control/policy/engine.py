@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -521,6 +522,7 @@ def _temporary(facts: Facts) -> frozenset[str]:
     return frozenset(access.name for access in facts.accesses if access.temporary or access.schema.startswith("pg_temp"))
 
 
+@lru_cache(maxsize=256)
 def _split_path(text: str) -> tuple[str, ...]:
     parts = re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', text)
     return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts if quoted or plain)

@@ -423,6 +423,7 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
             _forward(k, raw, m.total)
             return True
         k.ended = True
+        k.client.gone = True                     # said now: that it closes its end is no news
         leg_up(k.client, UP_GONE)
         return True
     if kind == c'd' or kind == c'c' or kind == c'f':

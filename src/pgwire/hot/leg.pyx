@@ -44,6 +44,10 @@ cdef extern from *:
     ssize_t pgl_recv(int fd, void* buf, size_t n) noexcept nogil
     ssize_t pgl_send(int fd, const void* buf, size_t n) noexcept nogil
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_recv "recv"(int fd, void* buf, size_t n, int flags)
+    int MSG_PEEK, MSG_DONTWAIT
+
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         uint64_t u64
@@ -468,6 +472,27 @@ cdef class Leg:
         """Put bytes back that belong to what comes next."""
         if data and leg_hold(&self.st, <const uint8_t*><const char*>data, len(data)) < 0:
             raise MemoryError
+
+    def move(self, reactor):
+        """Let another reactor's thread drive it from now on. False: this one's still has to do with it."""
+        if reactor is self.reactor:
+            return True
+        if self.st.slot or self.st.queued or self.st.registered or self.st.link != NULL or self.st.out_cap:
+            return False
+        self.reactor = reactor
+        self.st.reactor = <ReactorState*><size_t>reactor._state()
+        return True
+
+    def untouched(self):
+        """Whether nothing has come since the last read, not even the end."""
+        cdef uint8_t byte
+        cdef ssize_t n
+        if self.st.fd < 0 or self.st.broken or self.st.held_len or self.st.out_len:
+            return False
+        if self.st.ssl != NULL and tls_has_pending(self.st.ssl):
+            return False
+        n = c_recv(self.st.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+        return n < 0 and (errno == EAGAIN or errno == EINTR)
 
     def send(self, bytes data):
         """Send, keeping what the socket does not take now; see ``pending``. Raises ConnectionError."""

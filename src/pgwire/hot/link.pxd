@@ -68,6 +68,10 @@ cdef struct LinkState:
     bint tell_status
     bint unflushed
     Stmt* parsed             # the text of a Parse that is not journaled yet: an Execute in the same pass will say it, else the pass's end
+    bint synced              # nothing is outstanding behind the server's last ReadyForQuery
+    uint8_t* changed         # the ParameterStatus messages of this session, as they came
+    size_t changed_len
+    bint changed_lost        # ... and they were too many to keep
     Stmt* admitted           # the verdict on the client's waiting message, and on no other
     bint stale               # an error came while that message waited: what is decided on it counts no more
     uint8_t* filtered
@@ -91,5 +95,6 @@ cdef void finish(LinkState* k, Entry* e, uint32_t flags) noexcept nogil
 cdef void to_client(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogil
 cdef void flush_server(LinkState* k) noexcept nogil
+cdef void keep_change(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil
 cdef void pop(LinkState* k) noexcept nogil
 cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil

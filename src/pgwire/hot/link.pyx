@@ -3,11 +3,16 @@
 Never add: what one message kind means; that is :mod:`pgwire.hot.agent_side` and :mod:`pgwire.hot.server_side`.
 """
 
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from pgwire.hot.journal cimport JOURNAL_BEGIN, JOURNAL_CHUNK, JOURNAL_END, JournalBegin, JournalChunk, JournalEnd, JournalState, journal_append
 from pgwire.hot.leg cimport UP_BROKEN, emit, emit_copy, leg_up
 from pgwire.hot.pipeline cimport MASKING, Entry, Named, Portal, entry_named, names_find, queue_at, queue_pop
+
+
+cdef enum:
+    CHANGES = 1024               # bytes of ParameterStatus messages that are kept of one session
 
 
 cdef void link_break(LinkState* k, const char* sqlstate, const char* why) noexcept nogil:
@@ -100,12 +105,31 @@ cdef void flush_server(LinkState* k) noexcept nogil:
         k.unflushed = False
 
 
+cdef void keep_change(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil:
+    # Who wants to use the server's connection again asks whether everything is as it was.
+    cdef uint8_t* more = NULL
+    if k.changed_lost:
+        return
+    if k.changed_len + n <= CHANGES:
+        more = <uint8_t*>realloc(k.changed, k.changed_len + n)
+    if more == NULL:
+        free(k.changed)
+        k.changed = NULL
+        k.changed_len = 0
+        k.changed_lost = True
+        return
+    memcpy(more + k.changed_len, raw, n)
+    k.changed = more
+    k.changed_len += n
+
+
 cdef void pop(LinkState* k) noexcept nogil:
     cdef Entry* e = queue_at(&k.queue, 0)
     if e.kind == c'P' or e.kind == c'C':
         k.pending_names -= 1
     elif e.kind == c'B' or e.kind == c'c':
         k.pending_portals -= 1
+    k.synced = False                             # only a ReadyForQuery may say otherwise
     queue_pop(k.reactor, &k.queue)
 
 

@@ -55,6 +55,7 @@ cdef class Link:
         self.st.session = session
         self.st.max_statement = max_statement
         self.st.status = c'I'
+        self.st.synced = True
         self.st.recording = statement_bytes > 0
         self.st.record_limit = self.st.record_left = statement_bytes
 
@@ -72,6 +73,7 @@ cdef class Link:
         stmt_release(k.reactor, k.admitted)
         free(k.filtered)
         free(k.told)
+        free(k.changed)
         leave(k.reactor)
 
     cdef _unlink(self):
@@ -522,6 +524,24 @@ cdef class Link:
         said = said and not self.st.ended
         leave(self.st.reactor)
         return bool(said)
+
+    @property
+    def at_rest(self):
+        """Whether the server has done all it was told, outside a transaction and at a sync point, and its leg holds nothing more."""
+        cdef LinkState* k = &self.st
+        cdef LegState* s = k.server
+        cdef bint rest
+        enter(k.reactor)
+        rest = k.synced and k.queue.count == 0 and k.status == c'I' and k.problem == NULL and not k.fatal
+        rest = rest and not (k.copying or k.barrier or k.unsure or k.held_ready or k.pause or k.skipping or k.settling or k.frozen)
+        rest = rest and not (s.broken or s.eof or s.gone or s.held_len or s.out_len or s.span_len or s.stream_left) and s.fd >= 0
+        leave(k.reactor)
+        return bool(rest)
+
+    @property
+    def changes(self):
+        """The ParameterStatus messages that the server sent since the start; None: they were too many to keep."""
+        return None if self.st.changed_lost else (<const char*>self.st.changed)[:self.st.changed_len]
 
     @property
     def told_why(self):

@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, row_run, server_frame
 from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, emit_copy, leg_push, leg_up, out_room, spill
-from pgwire.hot.link cimport COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, link_break, pop, record, tape_flush, to_client, to_client_copy
+from pgwire.hot.link cimport COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, keep_change, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
 from pgwire.hot.pipeline cimport (
     ANSWER, COPYING, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_drop, names_put, plan_find,
@@ -225,6 +225,7 @@ cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if e.kind != c'S':
         _end(k, e, 0)
     pop(k)
+    k.synced = True
     if k.status == c'I':
         portals_end(k.reactor, &k.portals, k.undone)
         k.ended_undone = k.undone
@@ -361,6 +362,7 @@ cdef bint _parameter(LinkState* k, Message* m, const uint8_t* raw) noexcept nogi
     if n == 27 and memcmp(m.body, _lit(b"standard_conforming_strings"), 27) == 0 and value[0] == c'o' and value[1] != c'n':
         link_break(k, b"0A000", b"standard_conforming_strings must stay on behind this gateway")
         return STAYS
+    keep_change(k, raw, m.total)
     to_client(k, raw, m.total)
     return HANDLED
 
