@@ -534,7 +534,7 @@ cdef class Link:
         enter(k.reactor)
         rest = k.synced and k.queue.count == 0 and k.status == c'I' and k.problem == NULL and not k.fatal
         rest = rest and not (k.copying or k.barrier or k.unsure or k.held_ready or k.pause or k.skipping or k.settling or k.frozen)
-        rest = rest and not (s.broken or s.eof or s.gone or s.held_len or s.out_len or s.span_len or s.stream_left) and s.fd >= 0
+        rest = rest and not (s.broken or s.eof or s.gone or s.hung_up or s.held_len or s.out_len or s.span_len or s.stream_left) and s.fd >= 0
         leave(k.reactor)
         return bool(rest)
 
