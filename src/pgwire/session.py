@@ -53,6 +53,7 @@ from pgwire.serving import Serving
 __all__ = ["Parts", "Session"]
 
 _log = logging.getLogger(__name__)
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})  # RFC 7519 section 4.1; what of them counts is told by name
 _FAREWELL = 5.0  # seconds for the last bytes to reach the client
 
 
@@ -212,6 +213,8 @@ class Session:
         try:
             policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             await _judge_parameters(policy, parameters)
+            if policy.settings:
+                lease = replace(lease, parameters={**lease.parameters, **policy.settings})
             server, ready = await self._reach(lease, parameters)
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             parts.audit.record(
@@ -223,6 +226,7 @@ class Session:
                     "issuer": principal.issuer,
                     "groups": sorted(principal.groups),
                     "acts_for": principal.acts_for,
+                    "claims": {name: value for name, value in principal.claims.items() if name not in _REGISTERED},
                     "token_id": principal.token_id,
                     "grant": grant.id,
                     "database": started.database,
