@@ -297,6 +297,16 @@ class SessionPolicy(Protocol):
         ...
 
     @property
+    def shortest(self) -> float | None:
+        """The shortest time in seconds that a statement of this session may be given; None: as long as they take."""
+        ...
+
+    @property
+    def typed(self) -> bool:
+        """Whether verdicts look at bound values, so that the types which Parse tells are wanted."""
+        ...
+
+    @property
     def settings(self) -> Mapping[str, str]:
         """Run-time settings that the session on the server begins with, whatever the client asks for."""
         ...

@@ -313,6 +313,7 @@ class Session:
             max_statement=parts.max_statement,
         )
         serving.link = link
+        serving.interrupt = self.interrupt
         self._serving = serving
         self._client.leg.send(self._greeting.welcome(opened.ready.parameters, opened.ready.pid, opened.key))
         if self._greeting.rest:
@@ -371,7 +372,12 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs on the server or waits for an approval."""
-        if self._serving is None or self._opened is None or self._serving.cancel_hold():
+        if self._serving is not None and not self._serving.cancel_hold():
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Stop what runs on the server."""
+        if self._serving is None or self._opened is None:
             return
         link = self._serving.link
         if link is not None and link.outstanding and self._canceller is None:

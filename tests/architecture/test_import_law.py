@@ -20,6 +20,7 @@ PGWIRE_RANKS = {
     "serving": 45,
     "greeting": 45,
     "names": 40,
+    "keeping": 40,
     "legs": 42,
     "parameters": 40,
     "proxy_protocol": 40,

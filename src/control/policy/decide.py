@@ -33,6 +33,7 @@ class Ruling:
     sqlstate: str = "42501"
     hold: HoldTerms | None = None
     matched: tuple[str, ...] = ()
+    effects: frozenset[str] = frozenset()
     obligations: Obligations = NO_OBLIGATIONS
     weighed: tuple[Weighing, ...] = ()
     observed: tuple[str, ...] = ()
@@ -74,7 +75,7 @@ def decide(
     ruling = _built_in(policy, principal, scope, facts, touches) or _outside(principal, scope, work, facts)
     if ruling is None:
         ruling = _by_rules([each for each in weighed if not each.rule.observe], facts, work, opaque)
-    return replace(ruling, weighed=weighed, observed=_observed(weighed, ruling))
+    return replace(ruling, effects=effects_of(facts, work, opaque), weighed=weighed, observed=_observed(weighed, ruling))
 
 
 def _built_in(policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch]) -> Ruling | None:

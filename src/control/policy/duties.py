@@ -12,7 +12,7 @@ from control.policy.facts import Facts
 from control.policy.rules import Rule
 from pgwire.ports import NO_OBLIGATIONS, Obligations
 
-__all__ = ["kept", "strictest", "uncounted"]
+__all__ = ["kept", "mixed", "strictest", "uncounted"]
 
 _COUNTED = frozenset({"insert", "update", "delete", "merge", "copy_from"})
 _WRITING_NODES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
@@ -58,6 +58,14 @@ def uncounted(facts: Facts, effects: frozenset[str]) -> str:
         return f"the rows of {facts.kind.replace('_', ' ').upper()} are not told"
     if facts.tree is not None and _writes_within(next(iter(facts.tree.values()))):
         return "what is written inside WITH is not told"
+    return ""
+
+
+def mixed(facts: Sequence[Facts], asked: Iterable[Obligations]) -> str:
+    """Why the rows of one message can't be counted before it commits; empty: they can."""
+    counts = any(each.max_rows is not None or each.max_affected is not None for each in asked)
+    if len(facts) > 1 and counts and any("transaction" in each.verbs for each in facts):
+        return "a message with limited rows can't begin or end a transaction beside other statements"
     return ""
 
 

@@ -24,6 +24,7 @@ from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.document import read_policy
+from control.policy.duties import mixed
 from control.policy.facts import Facts, Unreadable
 from control.policy.labels import used_labels
 from control.policy.literals import literals_are_free
@@ -253,6 +254,16 @@ class SessionJudge:
         return tuple(window.open(now) for window in self._policy.windows)
 
     @property
+    def shortest(self) -> float | None:
+        """See ``ports.SessionPolicy``."""
+        return self._standing.statement_timeout
+
+    @property
+    def typed(self) -> bool:
+        """See ``ports.SessionPolicy``."""
+        return self._bound
+
+    @property
     def settings(self) -> Mapping[str, str]:
         """See ``ports.SessionPolicy``."""
         return pinned(self._standing)
@@ -309,7 +320,15 @@ class SessionJudge:
             await self._fresh(facts)
         except Unreadable as error:
             return Verdict(
-                Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message, position=error.position
+                Effect.DENY,
+                (error.message,),
+                "built-in",
+                version,
+                sqlstate=error.sqlstate,
+                message=error.message,
+                position=error.position,
+                detail={"class": "unreadable"},
+                hint="Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth.",
             )
         values = await self._values(statement, facts)
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
@@ -325,6 +344,8 @@ class SessionJudge:
         if len(facts) > 1 and self._masking and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
+        if ruling.effect is not Effect.DENY and (why := mixed(facts, [each.obligations for each, _ in found])):
+            ruling = Ruling(Effect.DENY, ruling.rule, (why,), why, "Send BEGIN, COMMIT and the like in messages of their own.")
         if self.explains is not None:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
@@ -366,7 +387,14 @@ class SessionJudge:
         message = f"the limit of {budget.per_minute:g} statements per minute is used up"
         hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
         return Verdict(
-            Effect.DENY, ("limit: statements_per_minute",), "limit", verdict.policy_version, sqlstate="53400", message=message, hint=hint
+            Effect.DENY,
+            ("limit: statements_per_minute",),
+            "limit",
+            verdict.policy_version,
+            sqlstate="53400",
+            message=message,
+            hint=hint,
+            detail={"class": "budget", "limit": "statements_per_minute", "allowed": budget.per_minute, "retry_after": round(wait, 1)},
         )
 
     def _foresee(self, facts: Facts, every: tuple[Facts, ...]) -> None:

@@ -26,6 +26,7 @@ ACTIONS = frozenset({"null", "fixed", "keep_first", "keep_last", "email", "pseud
 # What a statement may do, as conditions name it (see decide.effects_of).
 EFFECTS = frozenset({"reads", "writes", "ddl", "settings", "transaction", "locks", "notify", "copy_in", "copy_out", "rows", "unknown"})
 OPERATORS = frozenset({"eq", "ne", "in", "not_in", "lt", "lte", "gt", "gte", "matches", "null"})
+_LOOKED_AFTER = 4.0  # seconds: a result that is too long is stopped on the server within a part of it
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -206,7 +207,7 @@ class Policy:
 
     def standing_for(self, principal: Principal, database: str) -> Obligations:
         """What is kept for a whole session: the least lock_timeout of all rules that may permit this principal something there,
-        and read only if all of them are."""
+        read only if all of them are, and the least statement_timeout, as how often to look (with max_rows a few seconds)."""
         allowing = [
             rule
             for rule in self.rules
@@ -214,7 +215,9 @@ class Policy:
         ]
         locks = [rule.obligations.lock_timeout for rule in allowing if rule.obligations.lock_timeout is not None]
         read_only = bool(allowing) and all(rule.obligations.read_only for rule in allowing)
-        return Obligations(lock_timeout=min(locks, default=None), read_only=read_only)
+        times = [rule.obligations.statement_timeout for rule in allowing if rule.obligations.statement_timeout is not None]
+        times += [_LOOKED_AFTER for rule in allowing if rule.obligations.max_rows is not None]
+        return Obligations(lock_timeout=min(locks, default=None), read_only=read_only, statement_timeout=min(times, default=None))
 
     @property
     def claims(self) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Never add here: what is kept per statement (duties.py).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from control.policy.facts import Facts
 from pgwire.ports import Obligations
@@ -29,18 +30,34 @@ def pinned(standing: Obligations) -> Mapping[str, str]:
 
 def loosened(standing: Obligations, facts: Facts) -> str:
     """What a statement would loosen, for people; empty: nothing."""
-    for setting in facts.settings:
-        name = setting.name.lower()
-        if setting.values is None:
-            continue
+    changes = [(setting.name.lower(), setting.values) for setting in facts.settings if setting.values is not None]
+    for name, values in (*changes, *_configured(facts.tree)):
         if name == "lock_timeout" and standing.lock_timeout is not None:
-            told = _milliseconds(setting.values)
+            told = _milliseconds(values)
             if told is None or not 0 < told <= standing.lock_timeout * 1000:
                 return f"lock_timeout may be at most {standing.lock_timeout:g} s, and not 0"
-        on = [value.lower() for value in setting.values] in (["on"], ["true"], ["yes"], ["1"])
+        on = [value.lower() for value in values] in (["on"], ["true"], ["yes"], ["1"])
         if standing.read_only and not on and name in ("default_transaction_read_only", "transaction_read_only"):
             return f"{name} must stay on"
     return ""
+
+
+def _configured(node: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The settings that calls of set_config change; a value that is no constant is the empty text, which is none."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _configured(item)
+    elif isinstance(node, dict):
+        call = node.get("FuncCall")
+        if call is not None and call["funcname"][-1].get("String", {}).get("sval") == "set_config":
+            name, value, *_ = (*(_text(argument) for argument in call.get("args", ())), "", "")
+            yield name.lower(), (value,)
+        for item in node.values():
+            yield from _configured(item)
+
+
+def _text(node: Any) -> str:
+    return str(node.get("A_Const", {}).get("sval", {}).get("sval", ""))
 
 
 def _milliseconds(values: tuple[str, ...]) -> float | None:

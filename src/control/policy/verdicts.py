@@ -39,6 +39,7 @@ def verdict_of(
         "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
         "verbs": verbs,
         "tables": [{"table": touch.table, "verb": touch.verb, "wide": touch.wide} for touch in touched],
+        "effects": sorted(frozenset().union(*(each.effects for each, _ in found))),
         "functions": sorted(frozenset().union(*(each.functions for each in facts))),
     }
     observed = tuple(dict.fromkeys(word for each, _ in found for word in each.observed))
