@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -27,8 +26,8 @@ from control.policy.document import read_policy
 from control.policy.duties import mixed
 from control.policy.facts import Facts, Unreadable
 from control.policy.labels import used_labels
-from control.policy.literals import literals_are_free
 from control.policy.reading import read_facts
+from control.policy.remembered import SessionNames, shared, split_path, temporary_names
 from control.policy.rules import Policy, PolicyError, claim_values, matches, next_turn
 from control.policy.standing import loosened, pinned
 from control.policy.verdicts import verdict_of
@@ -206,7 +205,7 @@ class SessionJudge:
     ) -> None:
         self._engine, self._source, self._snapshot = engine, source, snapshot
         self._principal, self._scope, self._user = principal, scope, user
-        self._default = self._path(_split_path(path if path is not None else snapshot.search_path))
+        self._default = self._path(split_path(path if path is not None else snapshot.search_path))
         self._state = _State((self._default,))
         self._before: tuple[tuple[str, ...], ...] | None = None  # the paths when the transaction began to change them
         self._local = False
@@ -295,7 +294,7 @@ class SessionJudge:
             self._refresh_masking()
 
     async def _read(self, statement: Statement) -> tuple[Facts, ...]:
-        text, names, seen = statement.text, _Names(statement), self._seen
+        text, names, seen = statement.text, SessionNames(statement), self._seen
         known = seen.get(text)
         if known is None:
             if len(text) > _OFF_LOOP_BYTES:
@@ -350,7 +349,7 @@ class SessionJudge:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
         verdict = verdict_of(self._policy.version, facts, ruling, found, touched, masks)
-        return _shared(statement, facts, self._within_budget(statement, verdict))
+        return shared(statement, facts, self._within_budget(statement, verdict))
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
@@ -400,7 +399,7 @@ class SessionJudge:
     def _foresee(self, facts: Facts, every: tuple[Facts, ...]) -> None:
         """What the rest of one text meets after ``facts``: if they fail, the rest does not run."""
         state = self._state
-        state.temporary |= _temporary(facts)
+        state.temporary |= temporary_names(facts)
         for setting in facts.settings:
             if setting.name in ("search_path", "*"):
                 new = self._default if setting.values is None else self._path(setting.values)
@@ -501,13 +500,13 @@ class SessionJudge:
     def settled(self, statement: Statement, succeeded: bool) -> None:
         """See ``ports.SessionPolicy``."""
         try:
-            facts = self._seen.get(statement.text) or read_facts(statement.text, _Names(statement))
+            facts = self._seen.get(statement.text) or read_facts(statement.text, SessionNames(statement))
         except Unreadable:
             return
         for each in facts:
             if {"ddl"} & each.verbs or each.kind in ("do", "call"):
                 self._stale = True
-            self._state.temporary |= _temporary(each)
+            self._state.temporary |= temporary_names(each)
             if each.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
                 self._ended(each.kind, statement.status, succeeded)
             self._stale = self._stale or each.kind == "commit_prepared"
@@ -544,42 +543,3 @@ class SessionJudge:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
             self._before, self._local, self._key = None, False, None
-
-
-class _Names:
-    """``facts.Names`` of a session, read from the texts that the session's names stand for now."""
-
-    def __init__(self, statement: Statement) -> None:
-        self._named = statement.named
-        self.asked = False
-
-    def get(self, key: tuple[str, str], default: tuple[Facts, ...] = (), /) -> tuple[Facts, ...]:
-        self.asked = True
-        space, name = key
-        found = self._named(space != "statement", name.encode()) if self._named is not None else None
-        if found is None or (space != "statement" and found[1] != (space == "cursor")):
-            return default
-        try:
-            return read_facts(found[0], None)
-        except Unreadable:
-            return default
-
-
-def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) -> Verdict:
-    """Say of a verdict that may be kept whether it holds whatever the literals are."""
-    if not verdict.cacheable or verdict.effect is not Effect.ALLOW or len(facts) != 1:
-        return verdict
-    tree = facts[0].tree
-    return replace(verdict, any_literals=True) if tree is not None and literals_are_free(tree, statement.text) else verdict
-
-
-def _temporary(facts: Facts) -> frozenset[str]:
-    """The names of the temporary tables that a statement may have made."""
-    if "ddl" not in facts.verbs:
-        return frozenset()
-    return frozenset(access.name for access in facts.accesses if access.temporary or access.schema.startswith("pg_temp"))
-
-
-def _split_path(text: str) -> tuple[str, ...]:
-    parts = re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', text)
-    return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts if quoted or plain)
