@@ -31,7 +31,7 @@ def used_labels(
         if facts.tree is None:
             continue
         lineage = trace(facts.tree, snapshot, path)
-        columns = set().union(lineage.predicates, lineage.writes, lineage.sinks, *(flow.columns for flow in lineage.outputs))
+        columns = set().union(lineage.reads, lineage.predicates, lineage.writes, lineage.sinks, *(flow.columns for flow in lineage.outputs))
         columns |= _written(facts.tree, snapshot, path)
         doubtful = doubtful or UNKNOWN in columns or not lineage.exact
         used |= columns - {UNKNOWN}

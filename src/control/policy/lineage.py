@@ -39,7 +39,7 @@ _NOTHING = Flow()
 @dataclass(slots=True)
 class Lineage:
     """``outputs`` in order (``exact`` False: their number can't be told); ``predicates`` decide over rows;
-    ``writes`` flow into other tables, ``sinks`` into functions that carry values away."""
+    ``writes`` flow into other tables, ``sinks`` into functions that carry values away; ``reads`` are all that it names."""
 
     outputs: list[Flow] = field(default_factory=list)
     exact: bool = True
@@ -47,6 +47,7 @@ class Lineage:
     writes: set[Column] = field(default_factory=set)
     sinks: set[Column] = field(default_factory=set)
     touched: dict[str, None] = field(default_factory=dict)
+    reads: set[Column] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -212,6 +213,7 @@ class _Tracer:
             value = target["val"]
             star = self.star(value, scope)
             if star is not None:
+                self.result.reads |= _derived(*(flow for _, flow in star)).columns
                 outputs += star
                 continue
             outputs.append((target.get("name") or _column_name(value), self.value(value, scope)))
@@ -414,7 +416,9 @@ class _Tracer:
         if not isinstance(node, dict) or "A_Const" in node:
             return _NOTHING
         if "ColumnRef" in node:
-            return self.reference(node["ColumnRef"]["fields"], scope)
+            named = self.reference(node["ColumnRef"]["fields"], scope)
+            self.result.reads |= named.columns
+            return named
         if "FuncCall" in node:
             return self.call(node["FuncCall"], scope)
         if "SubLink" in node:
