@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Container, Set
 from datetime import time
 from decimal import Decimal
 from io import StringIO
@@ -49,6 +49,10 @@ _LONGEST = 366 * 86400  # seconds
 
 def _whole(least: int, most: int = 2**63 - 1) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _among(value: Any, names: Container[str]) -> bool:
+    return isinstance(value, str) and value in names
 
 
 def _scalar(value: Any) -> bool:
@@ -105,7 +109,9 @@ class _Reader:
         return not missing
 
     def entries(self, document: Any, section: str) -> list[Any]:
-        items = document.get(section) or []
+        items = document.get(section)
+        if items is None:
+            return []
         if not isinstance(items, list):
             self.problem(document, section, f"{section} must be a list")
             return []
@@ -156,9 +162,9 @@ class _Reader:
         known = {"version", "labels", "rules", "masks", "grants", "limits"}
         if not self.mapping(document, None, None, known, {"version"}, "the policy"):
             return Policy(version)
-        if document["version"] != 1:
+        if document["version"] != 1 or isinstance(document["version"], bool):
             self.problem(document, "version", f"version must be 1, not {document['version']!r}")
-        labels = document.get("labels") or {}
+        labels = document["labels"] if document.get("labels") is not None else {}
         if not isinstance(labels, dict):
             self.problem(document, "labels", "labels must be a mapping of label to column patterns")
             labels = {}
@@ -203,7 +209,7 @@ class _Reader:
             return None
         name = self.text(node, "name")
         effects = {effect.value: effect for effect in Effect}
-        if node["effect"] not in effects:
+        if not _among(node["effect"], effects):
             self.problem(node, "effect", f"effect must be allow, deny or hold, not {node['effect']!r}")
             return None
         effect = effects[node["effect"]]
@@ -344,9 +350,9 @@ class _Reader:
             return None
         # An unquoted null in YAML is the value null, and it is what the author means.
         action = "null" if node["action"] is None else node["action"]
-        if action not in ACTIONS:
+        if not _among(action, ACTIONS):
             self.problem(node, "action", f"action must be {', '.join(sorted(ACTIONS))}, not {action!r}")
-        if node["label"] not in labels:
+        if not _among(node["label"], labels):
             self.problem(node, "label", f"there is no label {node['label']!r}; labels has {', '.join(map(str, labels)) or 'none'}")
         argument = node.get("argument")
         count = isinstance(argument, int) and not isinstance(argument, bool) and argument >= 0
