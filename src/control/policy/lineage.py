@@ -7,7 +7,7 @@ Never add here: labels, masks or principals.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,7 @@ class _Source:
     columns: dict[str, Flow]
     schema: str = ""
     open: bool = False  # may have columns that are not listed
+    blank: bool = False  # has columns that are not listed, and nothing flows into them: a function of PostgreSQL's own
 
     @property
     def whole(self) -> Flow:
@@ -68,6 +69,12 @@ class _Scope:
     ctes: dict[str, _Source]
     sources: list[_Source] = field(default_factory=list)
     merged: dict[str, Flow] = field(default_factory=dict)  # USING columns
+
+    def chain(self) -> Iterator[_Scope]:
+        scope: _Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
 
 
 def _derived(*flows: Flow) -> Flow:
@@ -305,12 +312,22 @@ class _Tracer:
                 source.open = True
             elif not names and not alias.get("colnames"):
                 source.columns[source.alias] = flow
+                source.blank = self.built_in(node)
             scope.sources.append(source)
             return [source]
         if node.get("alias"):
             source = self.alias(node["alias"], source)
         scope.sources.append(source)
         return [source]
+
+    def built_in(self, node: Node) -> bool:
+        """Whether a function in FROM is one of PostgreSQL's own: no other function has its name."""
+        items = [item.get("List", {}).get("items", ()) for item in node.get("functions", ())]
+        call = items[0][0].get("FuncCall", {}) if len(items) == 1 and items[0] else {}
+        names = [part["String"]["sval"] for part in call.get("funcname", ())]
+        if len(names) == 2:
+            return bool(names[0] == "pg_catalog")
+        return len(names) == 1 and not any(other.rpartition(".")[2] == names[0] for other in self.snapshot.functions)
 
     def alias(self, alias: Node, source: _Source) -> _Source:
         names = [each["String"]["sval"] for each in alias.get("colnames", ())]
@@ -482,6 +499,9 @@ class _Tracer:
                 if source.alias == name:
                     return source.whole
             place = place.parent
+        # Every other source is known with all its columns: it is the function's.
+        if any(source.blank for place in scope.chain() for source in place.sources):
+            return _NOTHING
         return _NOTHING if name in _SYSTEM else Flow(frozenset((UNKNOWN,)))
 
 
