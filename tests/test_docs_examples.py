@@ -13,7 +13,7 @@ import pytest
 import typer.main
 
 from control.config import load, missing
-from control.policy.rules import read_policy
+from control.policy.document import read_policy
 from control.starter import starter, starter_policy
 from pgleash.cli import app
 

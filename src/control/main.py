@@ -82,7 +82,7 @@ class Gateway:
         self._tls = _server_tls(settings)
         self._sources = {name: _login_source(name, entry) for name, entry in settings.databases.items()}
         self._catalogs = {name: Catalog(_catalog_login(name, entry)) for name, entry in settings.databases.items()}
-        self._engine = PolicyEngine(settings.policy.file, self._catalogs)
+        self._engine = PolicyEngine(settings.policy.file, self._catalogs, _servers(settings))
         mask_key = _mask_key(settings.policy.mask_key)
         signing_key = _signing_key(settings.audit.signing_key)
         self._journal = _journal(settings.audit.directory, settings.audit.segment_bytes, chain=True)
@@ -132,6 +132,7 @@ class Gateway:
             desk=self._desk,
             registry=self._registry,
             engine=self._engine,
+            reload=self.reload_policy,
             audit_directory=settings.audit.directory,
             recording_directory=settings.recording.directory,
             public_key=signing_key.public_key(),
@@ -181,18 +182,26 @@ class Gateway:
         self._recorder.close()
 
     def reload(self) -> None:
-        """Read the policy again. A wrong document is logged and the old one stays in force."""
-        before = self._engine.version
+        """Read the policy again. A wrong document is logged and audited, and the old one stays in force."""
+        with contextlib.suppress(PolicyError, Refused):
+            self.reload_policy()
+
+    def reload_policy(self) -> bool:
+        """Read the policy again; whether it has changed. Raises ``PolicyError``, and ``Refused`` when it can't be audited."""
         try:
-            version = self._engine.reload()
+            changed = self._engine.reload(lambda version: self._audit.record("policy.loaded", {"policy_version": version}))
         except PolicyError as error:
             _log.error("the policy is not changed: %s", error)
-            return
-        if version != before:
-            self._audit.record("policy.loaded", {"policy_version": version})
-            _log.info("policy %s is in force", version)
+            self._audit.record("policy.refused", {"policy_version": self._engine.version, "problems": str(error).splitlines()[:100]})
+            raise
+        except Refused as refused:
+            _log.error("the policy is not changed, since the audit log can't be written: %s", refused)
+            raise
+        if changed:
+            _log.info("policy %s is in force", self._engine.version)
         self._warm.clear()
         self._listener.refresh()
+        return changed
 
     # -- what runs beside the sessions ---------------------------------------------------------------------------
 
@@ -242,12 +251,14 @@ class Gateway:
     async def _tick(self) -> None:
         changed = _changed(self.settings.policy.file)
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(min(_TICK, self._engine.next_turn()))
             await self._ledger.expire_due()
             now = _changed(self.settings.policy.file)
             if now != changed:
                 changed = now
                 self.reload()
+            elif self._engine.turned():
+                self._listener.refresh()  # a time that rules look at has begun or ended
 
     async def _follow_catalogs(self) -> None:
         while True:
@@ -265,6 +276,10 @@ class Gateway:
                 if journal.wants:
                     await asyncio.to_thread(journal.prepare)
             await asyncio.sleep(0.2)
+
+
+def _servers(settings: Settings) -> dict[str, str]:
+    return {name: f"{entry.server.host}:{entry.server.port}" for name, entry in settings.databases.items()}
 
 
 def _changed(path: Path) -> tuple[int, int] | None:

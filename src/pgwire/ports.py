@@ -67,7 +67,7 @@ class Proof:
 class Principal:
     """Who acts. ``subject`` is the agent, ``acts_for`` the human it acts for, if the token names one.
 
-    ``expires_at`` is Unix time in seconds: the end of the token's validity.
+    ``expires_at`` is Unix time in seconds: the end of the token's validity. ``claims`` is what else the token says.
     """
 
     subject: str
@@ -76,6 +76,7 @@ class Principal:
     acts_for: str | None = None
     token_id: str | None = None
     expires_at: float = float("inf")
+    claims: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ class Statement:
 
     ``text`` is the exact SQL (bytes as received, without the terminating NUL). ``protocol`` is ``simple``,
     ``parse`` (prepare only), ``execute`` or ``function``. ``parameters`` are the raw Bind values (None for NULL) and
-    ``parameter_formats`` their format codes, one each. ``status`` is the transaction status last told: I, T or E.
+    ``parameter_formats`` their format codes, one each; ``parameter_types`` are the type OIDs that Parse told, as far as it told
+    any (0: not this one). ``status`` is the transaction status last told: I, T or E.
     ``counted``: it has been judged before (and was held), so it is not taken from a budget again.
     ``named`` tells what a name of the session stands for now: a statement's (False) or a cursor's (True), as its text and
     whether SQL declared it (a cursor that has been judged as run); None: nothing that is known.
@@ -165,6 +167,7 @@ class Statement:
     parameter_formats: tuple[int, ...] = ()
     status: str = "I"
     counted: bool = False
+    parameter_types: tuple[int, ...] = ()
     named: Callable[[bool, bytes], tuple[bytes, bool] | None] | None = field(default=None, compare=False, repr=False)
 
 
@@ -185,10 +188,39 @@ class NameChange:
 
 @dataclass(frozen=True, slots=True)
 class HoldTerms:
-    """Who may approve and for how long the statement waits, in seconds."""
+    """Who may approve, how many of them must, and for how long the statement waits, in seconds.
+
+    ``transaction_timeout`` is for a statement inside an open transaction, whose locks others wait for; None: ``timeout``.
+    ``defer``: it is denied at once with the approval's name, and passes once when it has been approved. ``dry_run``: an
+    approver may have it run and rolled back first.
+    """
 
     approvers: tuple[str, ...] = ()
     timeout: float = 300.0
+    needed: int = 1
+    transaction_timeout: float | None = None
+    defer: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Obligations:
+    """What an allow is conditional on; None and False: nothing. Timeouts are seconds.
+
+    ``max_rows`` is how many rows one result may have, ``max_affected`` how many one statement may insert, update, delete or
+    merge: with more it fails. ``record`` is how many bytes of the result are recorded. ``rule`` names who asks for it.
+    """
+
+    max_rows: int | None = None
+    max_affected: int | None = None
+    read_only: bool = False
+    statement_timeout: float | None = None
+    lock_timeout: float | None = None
+    record: int | None = None
+    rule: str = ""
+
+
+NO_OBLIGATIONS = Obligations()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +235,8 @@ class Verdict:
     ``sqlstate``, ``message``, ``detail``, ``hint`` describe a denial; ``detail`` is a JSON-able mapping.
     ``position``, if not 0, is where in the text PostgreSQL's grammar stopped: the message is then PostgreSQL's own.
     ``facts`` is a short JSON-able summary for audit and approvers.
-    ``names`` tells what the statements do to names that later ones use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE, DISCARD,
+    ``obligations`` are what the gateway keeps while it runs. ``observed`` are the rules that would have said otherwise if they
+    were enforced. ``names`` tells what the statements do to names that later ones use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE, DISCARD,
     and the transaction's). ``copies_in``: it reads rows from the client (COPY FROM STDIN).
     """
 
@@ -224,6 +257,8 @@ class Verdict:
     facts: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[NameChange, ...] = ()
     copies_in: bool = False
+    obligations: Obligations = NO_OBLIGATIONS
+    observed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +297,21 @@ class SessionPolicy(Protocol):
     @property
     def scrubs(self) -> bool:
         """Whether error and notice fields that may quote values must be removed for this session."""
+        ...
+
+    @property
+    def shortest(self) -> float | None:
+        """The shortest time in seconds that a statement of this session may be given; None: as long as they take."""
+        ...
+
+    @property
+    def typed(self) -> bool:
+        """Whether verdicts look at bound values, so that the types which Parse tells are wanted."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Run-time settings that the session on the server begins with, whatever the client asks for."""
         ...
 
     @property

@@ -41,6 +41,7 @@ class ServerConnection:
     pid: int
     key: bytes = field(repr=False)
     name: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)  # what the policy has set at its login
     born: float = 0.0
     idle_since: float = 0.0
     warm: bool = False

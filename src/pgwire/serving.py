@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from pgwire.diagnostics import scrub
 from pgwire.errors import error_response, from_refused, notice_response, syntax_error
 from pgwire.hot.masking import MaskPlan
 from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
+from pgwire.keeping import Clock, kept
 from pgwire.messages import row_description
 from pgwire.names import SessionNames
 from pgwire.plans import compile_plan
@@ -28,6 +29,7 @@ __all__ = ["Serving"]
 
 _log = logging.getLogger(__name__)
 _PROTOCOLS = {b"Q": "simple", b"P": "parse", b"E": "execute", b"F": "function"}
+_UNAUDITED = "the audit log can't be written; the statement was not sent"
 _REMIND = 15.0  # seconds between notices while a statement is held
 
 
@@ -35,8 +37,8 @@ class Serving:
     """The answers to one link. ``over`` resolves to the reason when the session is to end."""
 
     __slots__ = (
-        "_approvals", "_audit", "_cancelled", "_info", "_mask_key", "_names", "_policy", "_settling", "_tasks", "last_words",
-        "link", "over",
+        "_approvals", "_audit", "_cancelled", "_clock", "_info", "_mask_key", "_names", "_policy", "_settling", "_tasks", "interrupt",
+        "last_words", "link", "over",
     )  # fmt: skip
 
     def __init__(self, approvals: Approvals, audit: Audit, policy: SessionPolicy, info: SessionInfo, mask_key: bytes) -> None:
@@ -52,6 +54,8 @@ class Serving:
         self._cancelled: asyncio.Future[str] | None = None
         self._settling: tuple[Statement, Verdict] | None = None
         self._names = SessionNames()
+        self._clock: Clock | None = None  # made when statements have to keep a time
+        self.interrupt: Callable[[], None] = lambda: None  # cancels what runs on the server
 
     # -- called from the reactor ---------------------------------------------------------------------------------
 
@@ -113,7 +117,11 @@ class Serving:
     def follow_policy(self) -> None:
         """Use the policy as it is now for what comes next."""
         if self.link is not None:
-            self.link.set_policy(self._policy.key, self._policy.scrubs, self._policy.budget)
+            if (shortest := self._policy.shortest) is not None:
+                if self._clock is None:
+                    self._clock = Clock(self.link, lambda: self.interrupt(), self.finish)
+                self._clock.expect(shortest)
+            self.link.set_policy(self._policy.key, self._policy.scrubs, self._policy.budget, self._policy.typed)
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -128,6 +136,8 @@ class Serving:
 
     async def stop(self) -> None:
         """Take back what is waited for: nobody can approve it any more."""
+        if self._clock is not None:
+            self._clock.stop()
         tasks = list(self._tasks or ())
         for task in tasks:
             task.cancel()
@@ -168,38 +178,41 @@ class Serving:
         request = link.request()
         if request is None:
             return
-        kind, text, name, portal, parameters, formats, problem = request
+        kind, text, name, portal, parameters, formats, types, problem = request
         if problem == "audit":
-            link.refuse(
-                error_response(
-                    "ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."
-                )
-            )
+            link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
             return
         if problem == "portal":
             link.refuse(error_response("ERROR", "34000", f'portal "{portal}" does not exist'))
             return
-        statement = Statement(text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status, named=link.named)
+        statement = Statement(
+            text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status, parameter_types=types, named=link.named
+        )
         try:
             verdict = await self._policy.judge(statement)
         except Refused as refused:
-            self._note_denied(statement, Verdict(Effect.DENY, (refused.message,), sqlstate=refused.sqlstate))
-            link.refuse(from_refused(refused, fatal=False))
+            self._deny(link, statement, _unjudged(refused.sqlstate, refused.message, refused.hint))
             return
         except Exception:
             _log.exception("a statement could not be judged")
-            self._note_denied(statement, Verdict(Effect.DENY, ("the policy failed",)))
-            link.refuse(
-                error_response("ERROR", "42501", "the statement could not be judged and is denied", hint="Ask the gateway's operator.")
+            self._deny(
+                link, statement, _unjudged("42501", "the statement could not be judged and is denied", "Ask the gateway's operator.")
             )
             return
         self.follow_policy()
+        try:
+            if verdict.observed and kind != b"P":
+                self._note_observed(statement, verdict)
+        except Refused as refused:
+            _log.error("what was observed could not be audited: %s", refused)
+            link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
+            return
         if verdict.effect is Effect.DENY:
             self._deny(link, statement, verdict)
         elif kind == b"P":
             # A held statement may be prepared: nothing runs before it is executed, and then it is asked for.
             runs = verdict.effect is Effect.ALLOW and verdict.cacheable
-            link.admit(text, runs, verdict.masks, runs, False, verdict.any_literals)
+            link.admit(text, runs, verdict.masks, runs, False, verdict.any_literals, False, kept(verdict))
         elif verdict.effect is Effect.ALLOW:
             self._admit(link, statement, verdict)
         else:
@@ -209,32 +222,49 @@ class Serving:
         if verdict.settles:
             self._settling = (statement, verdict)
         cacheable = verdict.effect is Effect.ALLOW and verdict.cacheable
-        link.admit(statement.text, True, verdict.masks, cacheable, verdict.settles, verdict.any_literals, verdict.copies_in)
+        link.admit(
+            statement.text, True, verdict.masks, cacheable, verdict.settles, verdict.any_literals, verdict.copies_in,
+            kept(verdict),
+        )  # fmt: skip
 
     def _deny(self, link: Link, statement: Statement, verdict: Verdict) -> None:
-        if not self._note_denied(statement, verdict):
-            link.refuse(
-                error_response(
-                    "ERROR", "58030", "the audit log can't be written; the statement was not sent", hint="Ask the gateway's operator."
-                )
-            )
+        receipt = self._note_denied(statement, verdict)
+        if not receipt:
+            link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
             return
+        reasons = {"class": "gateway", "rule": verdict.rule, "reasons": list(verdict.reasons), "matched": []}
+        detail = {**reasons, **verdict.detail, "policy_version": verdict.policy_version, "request_id": f"{self._info.id}/{receipt}"}
         if verdict.position:
             link.refuse(syntax_error(verdict.sqlstate, verdict.message, verdict.position))
             return
         message = verdict.message or "the statement is denied by policy"
-        link.refuse(from_refused(Refused(verdict.sqlstate, message, hint=verdict.hint, detail=verdict.detail), fatal=False))
+        link.refuse(from_refused(Refused(verdict.sqlstate, message, hint=verdict.hint, detail=detail), fatal=False))
 
-    def _note_denied(self, statement: Statement, verdict: Verdict) -> bool:
+    def _note_observed(self, statement: Statement, verdict: Verdict) -> None:
+        """What rules in observe mode would have said. Raises ``Refused`` when it can't be audited: then nothing is sent."""
+        fields = {
+            "session": self._info.id,
+            "subject": self._info.principal.subject,
+            "text": statement.text.decode("utf-8", "replace"),
+            "effect": verdict.effect.value,
+            "rule": verdict.rule,
+            "reasons": list(verdict.observed),
+            "policy_version": verdict.policy_version,
+        }
+        self._audit.record("statement.observed", fields, self._info.number)
+
+    def _note_denied(self, statement: Statement, verdict: Verdict) -> int:
+        """The receipt; 0: it can't be audited."""
         try:
-            self._audit.record(
+            return self._audit.record(
                 "statement.denied",
                 {
                     "session": self._info.id,
                     "subject": self._info.principal.subject,
                     "text": statement.text.decode("utf-8", "replace"),
                     "rule": verdict.rule,
-                    "reasons": list(verdict.reasons),
+                    "reasons": [*verdict.reasons, *(word for word in verdict.observed if word not in verdict.reasons)],
+                    "matched": verdict.detail.get("matched", []),
                     "policy_version": verdict.policy_version,
                     "sqlstate": verdict.sqlstate,
                 },
@@ -242,8 +272,7 @@ class Serving:
             )
         except Refused as refused:
             _log.error("a denial could not be audited: %s", refused)
-            return False
-        return True
+            return 0
 
     async def _hold(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         self._cancelled = asyncio.get_running_loop().create_future()
@@ -263,7 +292,16 @@ class Serving:
             else:
                 self._admit(link, statement, verdict)
             return
-        detail = {"approval": name, "rule": verdict.rule, "state": decision.state}
+        detail: dict[str, Any] = {
+            "class": "approval",
+            "approval": name,
+            "rule": verdict.rule,
+            "reasons": list(verdict.reasons),
+            "matched": verdict.detail.get("matched", []),
+            "policy_version": verdict.policy_version,
+            "request_id": f"{self._info.id}/{name}",
+            "state": decision.state,
+        }
         if decision.state == "DENIED":
             message = f"the statement was denied by {decision.approver or 'an approver'}"
             hint = decision.comment or "Ask the approver what would be acceptable."
@@ -327,3 +365,8 @@ class Serving:
             self.finish(refused.sqlstate, refused.message)
             return
         link.set_plan(plan)
+
+
+def _unjudged(sqlstate: str, message: str, hint: str) -> Verdict:
+    detail = {"class": "gateway", "rule": "", "reasons": [message], "matched": []}
+    return Verdict(Effect.DENY, (message,), sqlstate=sqlstate, message=message, hint=hint, detail=detail)

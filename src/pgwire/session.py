@@ -55,6 +55,7 @@ from pgwire.warm import WarmKey, WarmServers, warm_key, with_name
 __all__ = ["Parts", "Session"]
 
 _log = logging.getLogger(__name__)
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})  # RFC 7519 section 4.1; what of them counts is told by name
 _FAREWELL = 5.0  # seconds for the last bytes to reach the client
 _MAKING_ROOM = 4  # logins that are tried while a full server lets go of what was kept there
 _ROOM_AFTER = 0.05  # seconds between them
@@ -223,14 +224,16 @@ class Session:
         try:
             policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             await _judge_parameters(policy, parameters)
-            if server is not None and not await self._confirmed(server):
+            if server is not None and not (server.settings == policy.settings and await self._confirmed(server)):
                 # Its lease goes with it: the session begins anew with one of its own.
                 await self._let_go(server)
                 server = None
                 lease = await parts.credentials.lease(grant, session_id)
                 policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
             if server is None:
-                server = await self._reach(lease, parameters)
+                settings = policy.settings
+                server = await self._reach(replace(lease, parameters={**lease.parameters, **settings}) if settings else lease, parameters)
+                server.lease, server.settings = lease, settings
             info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
             self._note_opening(info, server)
             await parts.sessions.register(info, self.end)
@@ -254,6 +257,7 @@ class Session:
                 "issuer": principal.issuer,
                 "groups": sorted(principal.groups),
                 "acts_for": principal.acts_for,
+                "claims": {name: value for name, value in principal.claims.items() if name not in _REGISTERED},
                 "token_id": principal.token_id,
                 "grant": info.grant.id,
                 "database": info.database,
@@ -317,6 +321,7 @@ class Session:
             max_statement=parts.max_statement,
         )
         serving.link = link
+        serving.interrupt = self.interrupt
         self._serving = serving
         server = opened.server
         statuses = server.statuses if server.name == opened.name else with_name(server.statuses, opened.name or "")
@@ -395,7 +400,12 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs on the server or waits for an approval."""
-        if self._serving is None or self._opened is None or self._serving.cancel_hold():
+        if self._serving is not None and not self._serving.cancel_hold():
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Stop what runs on the server."""
+        if self._serving is None or self._opened is None:
             return
         link = self._serving.link
         if link is not None and link.outstanding and self._canceller is None:

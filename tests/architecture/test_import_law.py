@@ -24,6 +24,7 @@ PGWIRE_RANKS = {
     "errand": 40,
     "warm": 46,
     "server_login": 44,
+    "keeping": 40,
     "legs": 42,
     "parameters": 40,
     "proxy_protocol": 40,
@@ -71,7 +72,7 @@ DOORS = {
     "grpc": ("control.rpc", "pgleash"),
 }
 # The face talks to control over gRPC alone; these commands work offline and may reach the rooms named.
-FACE_EXCEPTIONS = ("control.main", "control.starter", "control.audit.verify", "pgwire.scram")
+FACE_EXCEPTIONS = ("control.main", "control.starter", "control.audit.verify", "control.policy.offline", "pgwire.scram", "pgwire.ports")
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "manager", "util", "helper", "managers"}
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.+)|c?import\s+(.+))$")
 

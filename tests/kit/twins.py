@@ -69,8 +69,9 @@ Relay = Callable[[str, int], Shredder]
 
 
 @contextmanager
-def open_stage(*, masked: bool = False, customers: int = 200, relay: Relay | None = None) -> Iterator[Stage]:
-    """A stage whose sessions all are of one database role; ``masked`` keeps the demo's policy, otherwise everything is allowed.
+def open_stage(*, masked: bool = False, customers: int = 200, relay: Relay | None = None, policy: str | None = None) -> Iterator[Stage]:
+    """A stage whose sessions all are of one database role; ``masked`` keeps the demo's policy, otherwise everything is
+    allowed; ``policy`` is another one than either.
 
     ``relay`` makes what stands between the gateway and the server's host and port.
     """
@@ -86,7 +87,7 @@ def open_stage(*, masked: bool = False, customers: int = 200, relay: Relay | Non
             "databases": {"shop": {"credentials": {"kind": "static", "user": ROLE, "password": "file:wire.password"}}},
             "audit": {"checkpoint_interval": 5.0},
         }
-        stage = Stage(customers=customers, policy=POLICY if masked else OPEN_POLICY, settings=settings, server=server)
+        stage = Stage(customers=customers, policy=policy or (POLICY if masked else OPEN_POLICY), settings=settings, server=server)
         (stage.home / "wire.password").write_text(PASSWORD)
         (stage.home / "wire.password").chmod(0o600)
         with ExitStack() as opened:

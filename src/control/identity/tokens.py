@@ -188,6 +188,7 @@ class TokenVerifier:
             acts_for=acts_for if isinstance(acts_for, str) and acts_for else None,
             token_id=token_id if isinstance(token_id, str) else None,
             expires_at=float(claims["exp"]),
+            claims=claims,
         )
 
 

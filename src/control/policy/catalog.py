@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
+from psycopg.pq import ExecStatus
 
 __all__ = ["Catalog", "CatalogSource", "Relation", "Snapshot"]
 
@@ -76,6 +77,10 @@ class CatalogSource(Protocol):
         """Schema and name of a function, or None. Raises ``psycopg.Error`` when the server can't be asked."""
         ...
 
+    async def parameter_types(self, text: bytes, told: tuple[int, ...], paths: tuple[tuple[str, ...], ...]) -> tuple[int, ...] | None:
+        """The type OIDs that the server gives a statement's parameters; None when that can't be known for certain."""
+        ...
+
     async def refresh(self) -> Snapshot:
         """Read the catalog again."""
         ...
@@ -116,6 +121,9 @@ FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid
 """
 
 
+_MOST_TYPED = 1024  # statements whose parameters' types are remembered
+
+
 class Catalog:
     """Reads one database's catalog with psycopg. ``parameters`` are libpq connection parameters (host, port, user …).
 
@@ -128,6 +136,7 @@ class Catalog:
         self._lock = asyncio.Lock()
         self._generation = 0
         self._built_in: dict[int, tuple[str, str]] = {}
+        self._typed: dict[tuple[object, ...], tuple[int, ...] | None] = {}
         self._watch: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._fingerprint: tuple[Any, ...] | None = None
 
@@ -157,6 +166,32 @@ class Catalog:
         if oid < _FIRST_NORMAL_OID:
             self._built_in[oid] = (row[0], row[1])
         return row[0], row[1]
+
+    async def parameter_types(self, text: bytes, told: tuple[int, ...], paths: tuple[tuple[str, ...], ...]) -> tuple[int, ...] | None:
+        """See ``CatalogSource``. The statement is parsed by the server on a connection of ours, and not run."""
+        if len(paths) != 1:
+            return None
+        key = (self._snapshot.version if self._snapshot is not None else 0, text, told, paths)
+        if key not in self._typed:
+            if len(self._typed) >= _MOST_TYPED:
+                self._typed.clear()
+            self._typed[key] = await asyncio.to_thread(self._parameter_types, text, told, paths[0])
+        return self._typed[key]
+
+    def _parameter_types(self, text: bytes, told: tuple[int, ...], path: tuple[str, ...]) -> tuple[int, ...] | None:
+        parameters: dict[str, Any] = {"connect_timeout": 10, "application_name": "pgleash catalog", **self._parameters}
+        try:
+            with psycopg.connect(autocommit=True, **parameters) as connection:
+                quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in path)
+                connection.execute("SELECT pg_catalog.set_config('search_path', %s, false)", (quoted,))
+                connection.execute("SET statement_timeout = 5000")
+                made = connection.pgconn.prepare(b"", text, told or None)
+                if made.status != ExecStatus.COMMAND_OK:
+                    return None
+                described = connection.pgconn.describe_prepared(b"")
+                return tuple(described.param_type(index) for index in range(described.nparams))
+        except (psycopg.Error, ValueError):
+            return None
 
     async def refresh(self) -> Snapshot:
         """See ``CatalogSource``. Callers that wait while one read runs get a read that began after they asked."""

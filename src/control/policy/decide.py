@@ -1,33 +1,29 @@
 """``decide``: one statement's resolved facts against rules and grant, to a ruling with its reasons. Pure.
 
-Deny overrides hold overrides allow; nothing matches means deny. Never add here: I/O, clocks, parse trees.
+Deny overrides hold overrides allow; nothing matches means deny; a rule that errors denies. Never add here: I/O, clocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from control.policy.duties import kept, uncounted
 from control.policy.facts import Facts, Refusal, explicit_kinds
 from control.policy.rules import Policy, Rule, matches
-from pgwire.ports import Effect, HoldTerms, Principal, Scope
+from control.policy.weigh import Circumstances, Touch, Weighing, effects_of, weigh
+from pgwire.ports import NO_OBLIGATIONS, Effect, HoldTerms, Obligations, Principal, Scope
 
 __all__ = ["Ruling", "Touch", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
-class Touch:
-    """One resolved table (``schema.name``) and what is done to it. ``through``: by way of a view."""
-
-    table: str
-    verb: str
-    wide: bool = False
-    through: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the rules say about one statement. ``sqlstate``, ``message``, ``hint`` describe a denial or what is held."""
+    """What the rules say about one statement. ``sqlstate``, ``message``, ``hint`` describe a denial or what is held.
+
+    ``matched`` is what of the statement decided (``DELETE on public.orders``). ``weighed`` has every rule of the policy, with
+    what it says of the statement; ``observed`` those that would change the ruling if they were enforced.
+    """
 
     effect: Effect
     rule: str = ""
@@ -36,6 +32,11 @@ class Ruling:
     hint: str = ""
     sqlstate: str = "42501"
     hold: HoldTerms | None = None
+    matched: tuple[str, ...] = ()
+    effects: frozenset[str] = frozenset()
+    obligations: Obligations = NO_OBLIGATIONS
+    weighed: tuple[Weighing, ...] = ()
+    observed: tuple[str, ...] = ()
 
 
 # System relations that show other people's data, secrets or statistics of values.
@@ -55,10 +56,30 @@ _OPENABLE_NAMES = (
 _OPENABLE = frozenset(f"pg_catalog.{name}" for name in _OPENABLE_NAMES)
 
 
+_DECODABLE = "Send the value as a bound parameter, in text format or as a plain number, text, date or boolean."
+
+
 def decide(
-    policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch], opaque: Sequence[str] = ()
+    policy: Policy,
+    principal: Principal,
+    scope: Scope,
+    facts: Facts,
+    touches: Sequence[Touch],
+    opaque: Sequence[str] = (),
+    around: Circumstances | None = None,
 ) -> Ruling:
     """The ruling. ``opaque`` are functions called that may do anything; a rule must name them in ``when.functions``."""
+    work = [touch for touch in touches if not _system(touch.table)]
+    around = around or Circumstances()
+    weighed = tuple(weigh(rule, principal, scope.database, facts, work, opaque, around) for rule in policy.rules)
+    ruling = _built_in(policy, principal, scope, facts, touches) or _outside(principal, scope, work, facts)
+    if ruling is None:
+        ruling = _by_rules([each for each in weighed if not each.rule.observe], facts, work, opaque)
+    return replace(ruling, effects=effects_of(facts, work, opaque), weighed=weighed, observed=_observed(weighed, ruling))
+
+
+def _built_in(policy: Policy, principal: Principal, scope: Scope, facts: Facts, touches: Sequence[Touch]) -> Ruling | None:
+    """What is refused whatever the rules say."""
     if refusals := _standing(policy, principal, scope, facts):
         first = refusals[0]
         reasons = tuple(f"built-in: {refusal.message}" for refusal in refusals)
@@ -72,37 +93,110 @@ def decide(
     opened = _OPENABLE.intersection(name for rule in _allowing(policy, principal, scope) for name in rule.tables)
     for touch in touches:
         if (touch.table in _CLOSED and touch.table not in opened) or (_system(touch.table) and touch.verb != "select"):
-            message = f"{touch.verb} on {touch.table} is not available through the gateway"
-            return Ruling(Effect.DENY, "built-in", (f"built-in: {touch.table} is closed",), message, "Other system catalogs can be read.")
-    work = [touch for touch in touches if not _system(touch.table)]
-    if outside := _outside(scope, work, facts):
-        allowed = f"Your grant covers {', '.join(sorted(scope.verbs))} on {', '.join(scope.tables)} in {scope.database}."
-        reason = f"grant: {outside} is outside its scope"
-        return Ruling(Effect.DENY, "grant", (reason,), f"{outside} is outside your grant", allowed)
-    rules = [rule for rule in policy.rules if rule.who.covers(principal) and matches(rule.database, scope.database)]
-    spoken = [(rule, hits) for rule in rules if (hits := _hits(rule, facts, work, opaque)) is not None]
-    reasons = tuple(f"{rule.effect.value}: rule {rule.name}" for rule, _ in spoken)
-    for rule, hits in spoken:
+            point = f"{touch.verb} on {touch.table}"
+            message = f"{point} is not available through the gateway"
+            reasons = (f"built-in: {touch.table} is closed",)
+            return Ruling(Effect.DENY, "built-in", reasons, message, "Other system catalogs can be read.", matched=(point,))
+    return None
+
+
+def _outside(principal: Principal, scope: Scope, work: Sequence[Touch], facts: Facts) -> Ruling | None:
+    """What the grant does not cover."""
+    verb, table = next(
+        (
+            (touch.verb, touch.table)
+            for touch in work
+            if not touch.through and (touch.verb not in scope.verbs or not matches((*scope.tables, "pg_temp.*"), touch.table))
+        ),
+        ("ddl", "*.*") if "ddl" in facts.verbs and "ddl" not in scope.verbs else ("", ""),
+    )
+    if not verb:
+        return None
+    point = f"{verb} on {table}" if table != "*.*" else facts.kind.replace("_", " ").upper()
+    allowed = f"Your grant covers {', '.join(sorted(scope.verbs))} on {', '.join(scope.tables)} in {scope.database}."
+    who, where = principal.subject, scope.database
+    command = f"pgleash grants create {who} {where} --table '{table}' --verb {verb} --for 15m --reason WHY"
+    hint = f"{allowed} To get more, ask an operator for: {command}"
+    return Ruling(Effect.DENY, "grant", (f"grant: {point} is outside its scope",), f"{point} is outside your grant", hint, matched=(point,))
+
+
+def _by_rules(weighed: Sequence[Weighing], facts: Facts, work: Sequence[Touch], opaque: Sequence[str]) -> Ruling:
+    spoken = [each for each in weighed if each.speaks or each.error]
+    reasons = tuple(each.reason for each in spoken)
+    for each in spoken:
+        if each.error:
+            message = f"rule {each.rule.name} can't be evaluated: {each.error}"
+            return Ruling(Effect.DENY, each.rule.name, reasons, message, each.rule.hint or _DECODABLE, matched=(each.error,))
+    for each in spoken:
+        rule, hits = each.rule, each.hits or ()
         if rule.effect is Effect.DENY:
             message = rule.message or f"{_describe(facts, hits)} is denied by rule {rule.name}"
-            return Ruling(Effect.DENY, rule.name, reasons, f"{message}", rule.hint or _way_forward(hits))
-    permitting = [(rule, hits) for rule, hits in spoken if rule.effect is not Effect.DENY]
+            return Ruling(Effect.DENY, rule.name, reasons, f"{message}", _hint(rule, hits), matched=_points(facts, hits))
+    permitting = [(each.rule, each.hits or ()) for each in spoken]
     if open_points := _uncovered(facts, work, opaque, permitting):
         message = f"no rule allows {open_points[0]}"
-        readable = sorted({pattern for rule in rules if rule.effect is Effect.ALLOW for pattern in rule.tables})
+        mine = [each.rule for each in weighed if each.rule.effect is Effect.ALLOW and each.reached]
+        readable = sorted({pattern for rule in mine for pattern in rule.tables})
         hint = f"Rules that allow something for you speak of {', '.join(readable)}." if readable else "The policy allows you nothing here."
-        return Ruling(Effect.DENY, "", (*reasons, *(f"nothing allows {point}" for point in open_points)), message, hint)
+        if closed := [each for each in weighed if each.rule.effect is Effect.ALLOW and each.reached and each.missed.startswith("now ")]:
+            hint = f"Rule {closed[0].rule.name} may allow it at another time: {closed[0].missed}."
+        missing = (*reasons, *(f"nothing allows {point}" for point in open_points))
+        return Ruling(Effect.DENY, "", missing, message, hint, matched=tuple(open_points))
+    duties = kept([rule for rule, _ in permitting])
+    if facts.executes and (failing := _breach(duties, facts, work, opaque, [rule for rule, _ in permitting])) is not None:
+        return replace(failing, reasons=(*reasons, *failing.reasons))
     held = [(rule, hits) for rule, hits in permitting if rule.effect is Effect.HOLD]
     if held and facts.executes:
         rule, hits = held[0]
-        # Several rules may hold: everyone must be someone whom each of them accepts; else the first rule's approvers.
-        common = set(rule.approvers).intersection(*(other.approvers for other, _ in held))
-        approvers = tuple(name for name in rule.approvers if name in common) or rule.approvers
-        terms = HoldTerms(approvers, min(other.timeout for other, _ in held))
         message = rule.message or f"{_describe(facts, hits)} waits for approval by rule {rule.name}"
-        return Ruling(Effect.HOLD, rule.name, reasons, f"{message}", rule.hint, hold=terms)
+        terms = _terms([rule for rule, _ in held])
+        return Ruling(
+            Effect.HOLD, rule.name, reasons, f"{message}", rule.hint, hold=terms, matched=_points(facts, hits), obligations=duties
+        )
     name = permitting[0][0].name if permitting else "built-in"
-    return Ruling(Effect.ALLOW, name, reasons or ("built-in: nothing that needs a rule",))
+    return Ruling(Effect.ALLOW, name, reasons or ("built-in: nothing that needs a rule",), obligations=duties)
+
+
+def _terms(rules: Sequence[Rule]) -> HoldTerms:
+    """The terms when several rules hold: everyone must be someone whom each of them accepts; else the first rule's approvers."""
+    first = rules[0]
+    common = set(first.approvers).intersection(*(other.approvers for other in rules))
+    approvers = tuple(name for name in first.approvers if name in common) or first.approvers
+    within = [rule.transaction_timeout for rule in rules if rule.transaction_timeout is not None]
+    return HoldTerms(
+        approvers,
+        min(rule.timeout for rule in rules),
+        max(rule.needed for rule in rules),
+        min(within, default=None),
+        any(rule.defer for rule in rules),
+        all(rule.dry_run for rule in rules),
+    )
+
+
+def _breach(duties: Obligations, facts: Facts, work: Sequence[Touch], opaque: Sequence[str], rules: Sequence[Rule]) -> Ruling | None:
+    """The denial of a statement that can't keep what its allow is conditional on."""
+    effects = effects_of(facts, work, opaque)
+    if duties.read_only and (found := effects & {"writes", "ddl", "unknown"}):
+        rule = next(rule for rule in rules if rule.obligations.read_only)
+        what = {"writes": "it writes", "ddl": "it changes definitions"}.get(min(found), "what it does is not known")
+        hint = rule.hint or "Send statements that only read."
+        message = f"rule {rule.name} allows reading only, and {what}"
+        return Ruling(Effect.DENY, rule.name, (f"read_only: {what}",), message, hint, matched=tuple(sorted(found)))
+    if duties.max_affected is not None and (why := uncounted(facts, effects)):
+        rule = next(rule for rule in rules if rule.obligations.max_affected is not None)
+        hint = rule.hint or "Send each write as a statement of its own: INSERT, UPDATE, DELETE, MERGE or COPY."
+        message = f"rule {rule.name} limits the affected rows, and {why}"
+        return Ruling(Effect.DENY, rule.name, (f"max_affected: {why}",), message, hint, matched=(why,))
+    return None
+
+
+def _observed(weighed: Sequence[Weighing], ruling: Ruling) -> tuple[str, ...]:
+    """The rules in observe mode that speak, each with what it would say."""
+    return tuple(
+        f"observe: rule {each.rule.name} would {'deny' if each.error else each.rule.effect.value}"
+        for each in weighed
+        if each.rule.observe and (each.speaks or each.error) and (each.rule.effect is not Effect.ALLOW or ruling.effect is Effect.DENY)
+    )
 
 
 def _allowing(policy: Policy, principal: Principal, scope: Scope) -> list[Rule]:
@@ -124,45 +218,6 @@ def _standing(policy: Policy, principal: Principal, scope: Scope, facts: Facts) 
 
 def _system(table: str) -> bool:
     return table.startswith(("pg_catalog.", "information_schema."))
-
-
-def _outside(scope: Scope, work: Sequence[Touch], facts: Facts) -> str:
-    for touch in work:
-        if touch.through:
-            continue
-        if touch.verb not in scope.verbs or not matches((*scope.tables, "pg_temp.*"), touch.table):
-            return f"{touch.verb} on {touch.table}"
-    if "ddl" in facts.verbs and "ddl" not in scope.verbs:
-        return facts.kind.replace("_", " ").upper()
-    return ""
-
-
-def _hits(rule: Rule, facts: Facts, work: Sequence[Touch], opaque: Sequence[str]) -> tuple[Touch, ...] | None:
-    """The touches that the rule speaks of; None when it does not speak of this statement."""
-    when = rule.when
-    if when.kinds and not any(matches(when.kinds, kind) for kind in facts.kinds):
-        return None
-    if when.functions and not any(matches(when.functions, name) for name in facts.functions | set(opaque)):
-        return None
-    hits = [touch for touch in work if touch.verb in rule.verbs and matches(rule.tables, touch.table)]
-    if when.without_where is not None:
-        hits = [touch for touch in hits if touch.verb in ("update", "delete") and touch.wide == when.without_where]
-    if when.kinds:
-        dml = [kind for kind in ("select", "insert", "update", "delete", "truncate") if matches(when.kinds, kind)]
-        others = any(kind not in ("select", "insert", "update", "delete", "truncate") and matches(when.kinds, kind) for kind in facts.kinds)
-        if dml and not others:
-            hits = [touch for touch in hits if touch.verb in dml]
-    if rule.effect is Effect.ALLOW:
-        hits = [touch for touch in hits if not touch.through]
-    if hits:
-        return tuple(hits)
-    if when.without_where is not None or (work and rule.tables != ("*",)):
-        return None
-    # Nothing of a table: the rule speaks when it names the kind or function, or is about definitions in general.
-    named = bool(when.kinds or when.functions)
-    general = "ddl" in facts.verbs and "ddl" in rule.verbs and any(pattern in ("*", "*.*") for pattern in rule.tables)
-    tableless = not work and (general or (named and rule.tables == ("*",)))
-    return () if tableless or (named and rule.tables == ("*",) and rule.effect is Effect.DENY) else None
 
 
 def _uncovered(
@@ -189,5 +244,18 @@ def _describe(facts: Facts, hits: Sequence[Touch]) -> str:
     return f"{what}{' without WHERE' if first.wide else ''} on {', '.join(dict.fromkeys(touch.table for touch in hits))}"
 
 
-def _way_forward(hits: Sequence[Touch]) -> str:
-    return "Add a WHERE that narrows the rows." if any(touch.wide for touch in hits) else "Ask whoever keeps the policy."
+def _points(facts: Facts, hits: Sequence[Touch]) -> tuple[str, ...]:
+    """What of the statement matched, for machines and people."""
+    return tuple(dict.fromkeys(f"{hit.verb} on {hit.table}" for hit in hits)) or (facts.kind,)
+
+
+def _hint(rule: Rule, hits: Sequence[Touch]) -> str:
+    """The way forward: what the rule says, the view that it names, or what the statement lacks."""
+    said = [rule.hint] if rule.hint else []
+    if rule.instead:
+        said.append(f"Use {rule.instead} instead.")
+    if said:
+        return " ".join(said)
+    if any(touch.wide for touch in hits):
+        return "Add a WHERE that narrows the rows."
+    return f"Leave it out, or ask whoever keeps the policy about rule {rule.name}."

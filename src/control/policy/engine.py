@@ -7,28 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import psycopg
 
 from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
+from control.policy.bound import BoundValues
 from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
+from control.policy.document import read_policy
+from control.policy.duties import mixed
 from control.policy.facts import Facts, Unreadable
-from control.policy.literals import literals_are_free
+from control.policy.labels import used_labels
 from control.policy.reading import read_facts
-from control.policy.rules import Policy, PolicyError, matches, read_policy
-from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, NameChange, Principal, Refused, Scope, Statement, Verdict
+from control.policy.remembered import SessionNames, shared, split_path, temporary_names
+from control.policy.rules import Policy, PolicyError, claim_values, matches, next_turn
+from control.policy.standing import loosened, pinned
+from control.policy.verdicts import verdict_of
+from control.policy.weigh import Circumstances
+from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
-__all__ = ["Explanation", "GrantTemplate", "PolicyEngine", "SessionJudge"]
+__all__ = ["GrantTemplate", "PolicyEngine", "SessionJudge"]
 
 _OFF_LOOP_BYTES = 65536
 _REMEMBERED = 512
@@ -44,26 +50,27 @@ class GrantTemplate:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What the policy would say to one principal's SQL, for people. ``masks`` has one entry per output column."""
-
-    effect: str
-    rule: str
-    reasons: tuple[str, ...]
-    message: str
-    hint: str
-    facts: Mapping[str, Any]
-    masks: tuple[MaskRule | None, ...] = ()
-    policy_version: str = ""
-
-
 class PolicyEngine:
-    """Implements ``ports.Policy``. ``catalogs`` has one source per database name as clients know it."""
+    """Implements ``ports.Policy``. ``catalogs`` has one source per database name as clients know it, ``servers`` its HOST:PORT.
 
-    def __init__(self, policy_file: Path, catalogs: Mapping[str, CatalogSource]) -> None:
+    ``document`` is a policy to judge by instead of the file's. ``clock`` gives Unix seconds, for rules that look at the time.
+    """
+
+    def __init__(
+        self,
+        policy_file: Path,
+        catalogs: Mapping[str, CatalogSource],
+        servers: Mapping[str, str] | None = None,
+        *,
+        document: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._file = policy_file
+        self._document = document
         self._catalogs = dict(catalogs)
+        self._servers = dict(servers or {})
+        self._clock = clock
+        self._open: tuple[bool, ...] = ()
         self.budgets = Budgets()
         self.texts: dict[bytes, tuple[Facts, ...]] = {}  # what was read of texts that use no name of a session's
         self._maskings: WeakValueDictionary[tuple[object, ...], Masking] = WeakValueDictionary()
@@ -80,16 +87,56 @@ class PolicyEngine:
         return self._policy
 
     def _read(self) -> Policy:
+        if self._document is not None:
+            return read_policy(self._document, str(self._file))
         try:
             text = self._file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyError(f"{self._file}: can't be read: {error}") from None
         return read_policy(text, str(self._file))
 
-    def reload(self) -> str:
-        """Read the document again; open sessions follow at their next statement. Raises ``PolicyError`` and keeps the old one."""
-        self._policy = self._read()
-        return self._policy.version
+    def reload(self, note: Callable[[str], object]) -> bool:
+        """Read the document again; open sessions follow at their next statement. Answers whether it is another one.
+
+        ``note`` is told the version first; if it or the reading (``PolicyError``) raises, the old document stays.
+        """
+        read = self._read()
+        changed = read.version != self._policy.version
+        if changed:
+            note(read.version)
+            self._policy = read
+        return changed
+
+    def next_turn(self) -> float:
+        """Seconds until a time that rules look at begins or ends; infinite: there is none."""
+        windows = self._policy.windows
+        turn = next_turn(windows, self.now()) if windows else None
+        return float("inf") if turn is None else max(0.001, (turn - self.now()).total_seconds())
+
+    def turned(self) -> bool:
+        """Whether a time that rules look at has begun or ended since this was asked last."""
+        windows = self._policy.windows
+        now = self.now() if windows else None
+        before, self._open = self._open, tuple(window.open(now) for window in windows) if now is not None else ()
+        return before != self._open
+
+    def instead(self, document: str, name: str, clock: Callable[[], float] | None = None) -> PolicyEngine:
+        """An engine over the same databases that judges by another document. Raises ``PolicyError``."""
+        return PolicyEngine(Path(name), self._catalogs, self._servers, document=document, clock=clock or self._clock)
+
+    def at(self, clock: Callable[[], float]) -> PolicyEngine:
+        """This one, at another time."""
+        other = copy(self)
+        other._clock = clock
+        return other
+
+    def now(self) -> datetime:
+        """The time that rules look at."""
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def server(self, database: str) -> str:
+        """HOST:PORT of the server behind a database; empty when it is not known."""
+        return self._servers.get(database, "")
 
     def auto_grant(self, principal: Principal, database: str) -> GrantTemplate | None:
         """The first automatic grant for this principal on this database, or None."""
@@ -128,21 +175,6 @@ class PolicyEngine:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
         return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
 
-    async def explain(self, principal: Principal, database: str, sql: str, scope: Scope | None = None) -> Explanation:
-        """What would be answered, without running anything. Without ``scope`` the automatic grant's, else everything."""
-        if scope is None:
-            given = self.auto_grant(principal, database)
-            every = frozenset({"select", "insert", "update", "delete", "truncate", "ddl"})
-            scope = given.scope if given else Scope(database, ("*.*",), every)
-        source = self.catalog(database)
-        judge = SessionJudge(self, source, await source.snapshot(), principal, scope, principal.subject, None)
-        statement = Statement(sql.encode(), "simple")
-        verdict = await judge.judge(statement)
-        masks = judge.output_masks(statement) if verdict.effect is not Effect.DENY else ()
-        return Explanation(
-            verdict.effect.value, verdict.rule, verdict.reasons, verdict.message, verdict.hint, verdict.facts, masks, self.version
-        )
-
 
 @dataclass(slots=True)
 class _State:
@@ -156,8 +188,9 @@ class SessionJudge:
     """Implements ``ports.SessionPolicy`` for one session."""
 
     __slots__ = (
-        "_before", "_default", "_engine", "_key", "_local", "_masking", "_policy", "_principal", "_scope", "_seen", "_snapshot", "_source",
-        "_stale", "_state", "_user",
+        "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal", "_scope",
+        "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user",
+        "explains",
     )  # fmt: skip
 
     def __init__(
@@ -172,17 +205,22 @@ class SessionJudge:
     ) -> None:
         self._engine, self._source, self._snapshot = engine, source, snapshot
         self._principal, self._scope, self._user = principal, scope, user
-        self._default = self._path(_split_path(path if path is not None else snapshot.search_path))
+        self._default = self._path(split_path(path if path is not None else snapshot.search_path))
         self._state = _State((self._default,))
         self._before: tuple[tuple[str, ...], ...] | None = None  # the paths when the transaction began to change them
         self._local = False
         self._stale = False
         self._seen: dict[bytes, tuple[Facts, ...]] = engine.texts
         self._key: int | None = None
+        self.explains: list[Ruling] | None = None  # a list: the rulings are added to it
+        self._open: tuple[bool, ...] = ()  # which of the policy's times are, as far as the key knows
         self._refresh_masking()
 
     def _refresh_masking(self) -> None:
         self._policy = self._engine.policy
+        self._standing = self._policy.standing_for(self._principal, self._scope.database)
+        self._bound = any(rule.when.parameters for rule in self._policy.rules)
+        self._labelling = any(rule.when.labels for rule in self._policy.rules)
         self._masking = self._engine.masking(self._principal, self._scope.database, self._snapshot)
         self._forget()
 
@@ -199,13 +237,35 @@ class SessionJudge:
             self._adopt(self._source.present)
         if self._policy is not self._engine.policy:
             self._refresh_masking()
+        if self._policy.windows and (windows := self._windows()) != self._open:
+            self._open, self._key = windows, None
         if self._key is None:
             state = self._state
-            who = (self._principal.subject, self._principal.acts_for, sorted(self._principal.groups))
+            claims = [claim_values(self._principal.claims, path) for path in self._policy.claims]
+            who = (self._principal.subject, self._principal.acts_for, sorted(self._principal.groups), claims, self._open)
             scope = (self._scope.database, self._scope.tables, sorted(self._scope.verbs))
             every = (self._policy.version, who, scope, state.paths, sorted(state.temporary), self._snapshot.version, self._stale)
             self._key = int.from_bytes(hashlib.blake2b(repr(every).encode(), digest_size=8).digest(), "big")
         return self._key
+
+    def _windows(self) -> tuple[bool, ...]:
+        now = self._engine.now()
+        return tuple(window.open(now) for window in self._policy.windows)
+
+    @property
+    def shortest(self) -> float | None:
+        """See ``ports.SessionPolicy``."""
+        return self._standing.statement_timeout
+
+    @property
+    def typed(self) -> bool:
+        """See ``ports.SessionPolicy``."""
+        return self._bound
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """See ``ports.SessionPolicy``."""
+        return pinned(self._standing)
 
     @property
     def scrubs(self) -> bool:
@@ -234,7 +294,7 @@ class SessionJudge:
             self._refresh_masking()
 
     async def _read(self, statement: Statement) -> tuple[Facts, ...]:
-        text, names, seen = statement.text, _Names(statement), self._seen
+        text, names, seen = statement.text, SessionNames(statement), self._seen
         known = seen.get(text)
         if known is None:
             if len(text) > _OFF_LOOP_BYTES:
@@ -259,12 +319,21 @@ class SessionJudge:
             await self._fresh(facts)
         except Unreadable as error:
             return Verdict(
-                Effect.DENY, (error.message,), "built-in", version, sqlstate=error.sqlstate, message=error.message, position=error.position
+                Effect.DENY,
+                (error.message,),
+                "built-in",
+                version,
+                sqlstate=error.sqlstate,
+                message=error.message,
+                position=error.position,
+                detail={"class": "unreadable"},
+                hint="Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth.",
             )
+        values = await self._values(statement, facts)
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
         held = self._state.paths, self._state.temporary
         for position, each in enumerate(facts):
-            found.append(self._rule(each, statement))
+            found.append(self._rule(each, statement, values))
             if position < len(facts) - 1 and not self._masking:
                 self._foresee(each, facts)
         self._state.paths, self._state.temporary = held
@@ -274,7 +343,13 @@ class SessionJudge:
         if len(facts) > 1 and self._masking and self._shifts(facts):
             message = "SET search_path and statements that depend on it must be sent one after the other"
             ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
-        return _shared(statement, facts, self._within_budget(statement, self._verdict(statement, facts, ruling, found, touched)))
+        if ruling.effect is not Effect.DENY and (why := mixed(facts, [each.obligations for each, _ in found])):
+            ruling = Ruling(Effect.DENY, ruling.rule, (why,), why, "Send BEGIN, COMMIT and the like in messages of their own.")
+        if self.explains is not None:
+            self.explains += [each for each, _ in found]
+        masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
+        verdict = verdict_of(self._policy.version, facts, ruling, found, touched, masks)
+        return shared(statement, facts, self._within_budget(statement, verdict))
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
@@ -311,13 +386,20 @@ class SessionJudge:
         message = f"the limit of {budget.per_minute:g} statements per minute is used up"
         hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
         return Verdict(
-            Effect.DENY, ("limit: statements_per_minute",), "limit", verdict.policy_version, sqlstate="53400", message=message, hint=hint
+            Effect.DENY,
+            ("limit: statements_per_minute",),
+            "limit",
+            verdict.policy_version,
+            sqlstate="53400",
+            message=message,
+            hint=hint,
+            detail={"class": "budget", "limit": "statements_per_minute", "allowed": budget.per_minute, "retry_after": round(wait, 1)},
         )
 
     def _foresee(self, facts: Facts, every: tuple[Facts, ...]) -> None:
         """What the rest of one text meets after ``facts``: if they fail, the rest does not run."""
         state = self._state
-        state.temporary |= _temporary(facts)
+        state.temporary |= temporary_names(facts)
         for setting in facts.settings:
             if setting.name in ("search_path", "*"):
                 new = self._default if setting.values is None else self._path(setting.values)
@@ -333,67 +415,42 @@ class SessionJudge:
             moved = moved or any(access.temporary for access in each.accesses)
         return False
 
-    def _rule(self, facts: Facts, statement: Statement) -> tuple[Ruling, tuple[Touch, ...]]:
+    def _rule(self, facts: Facts, statement: Statement, values: BoundValues | None) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
         touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
         if statement.protocol == "parse" and facts.kind in ("execute", "fetch", "move"):
             # What the name stands for is asked when it is executed.
             facts = replace(facts, unknown_name="", refusals=tuple(each for each in facts.refusals if each.sqlstate != "0A000"))
         opaque = called_opaque(facts, self._snapshot)
-        ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque)
+        around = Circumstances(
+            self._engine.now(), self._engine.server(self._scope.database), values=values, preparing=statement.protocol == "parse"
+        )
+        if self._labelling:
+            labels, possible = used_labels(self._policy, facts, self._snapshot, state.paths, opaque)
+            around = replace(around, labels=labels, possible=possible)
+        ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque, around)
+        if ruling.effect is not Effect.DENY and (why := loosened(self._standing, facts)):
+            ruling = Ruling(Effect.DENY, "built-in", (why,), why, "Leave it as the policy has set it.", weighed=ruling.weighed)
         if statement.protocol == "parse" and ruling.hold is not None:
             # It may be prepared, and is asked for again when it is executed: the terms stay, so that no one keeps this verdict.
-            prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque)
+            prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque, around)
             ruling = replace(prepared, hold=ruling.hold)
         if ruling.effect is not Effect.DENY and self._masking:
             refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
             if refusal is not None:
-                return Ruling(Effect.DENY, "mask", (f"mask: {refusal.message}",), f"{refusal.message}", refusal.hint), touched
+                why = f"mask: {refusal.message}"
+                return Ruling(Effect.DENY, "mask", (why,), f"{refusal.message}", refusal.hint, weighed=ruling.weighed), touched
         return ruling, touched
 
-    def _verdict(
-        self,
-        statement: Statement,
-        facts: tuple[Facts, ...],
-        ruling: Ruling,
-        found: list[tuple[Ruling, tuple[Touch, ...]]],
-        touched: tuple[Touch, ...],
-    ) -> Verdict:
-        reasons = tuple(dict.fromkeys(reason for each, _ in found for reason in each.reasons)) or ruling.reasons
-        tables = sorted({touch.table for touch in touched})
-        changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
-        plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
-        names = tuple(
-            NameChange(index, change.space, change.name, change.text if change.facts is not None else None, change.holds)
-            for index, each in enumerate(facts)
-            for change in each.names
-        )
-        verbs = sorted(frozenset().union(*(each.verbs for each in facts)))
-        summary: dict[str, Any] = {
-            "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
-            "verbs": verbs,
-            "tables": [{"table": touch.table, "verb": touch.verb, "wide": touch.wide} for touch in touched],
-            "functions": sorted(frozenset().union(*(each.functions for each in facts))),
-        }
-        rows = any(each.rows for each in facts)
-        kept = ruling.effect is Effect.ALLOW and plain and not any(each.hold is not None for each, _ in found)
-        return Verdict(
-            effect=ruling.effect,
-            reasons=reasons if ruling.reasons and ruling.reasons[0] in reasons else (*ruling.reasons, *reasons),
-            rule=ruling.rule,
-            policy_version=self._policy.version,
-            masks=bool(self._masking) and rows and self._rows_need_masks(facts),
-            cacheable=kept,
-            settles=changes,
-            hold=ruling.hold if ruling.effect is Effect.HOLD else None,
-            sqlstate=ruling.sqlstate,
-            message=ruling.message,
-            detail={"rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons)} if ruling.effect is not Effect.ALLOW else {},
-            hint=ruling.hint,
-            facts=summary,
-            names=names,
-            copies_in=any("copy_from" in each.kinds for each in facts),
-        )
+    async def _values(self, statement: Statement, facts: tuple[Facts, ...]) -> BoundValues | None:
+        """The bound values, where a rule may look at them, with their types, where the format does not say them."""
+        if not self._bound or statement.protocol != "execute":
+            return None
+        count = len(statement.parameters)
+        types = (*statement.parameter_types, *(0,) * count)[:count]
+        if any(code == 1 and not oid for code, oid in zip(statement.parameter_formats, types, strict=False)) and len(facts) == 1:
+            types = await self._source.parameter_types(statement.text, statement.parameter_types, self._state.paths) or types
+        return BoundValues(statement.parameters, statement.parameter_formats, types)
 
     def _rows_need_masks(self, facts: tuple[Facts, ...]) -> bool:
         for each in facts:
@@ -443,13 +500,13 @@ class SessionJudge:
     def settled(self, statement: Statement, succeeded: bool) -> None:
         """See ``ports.SessionPolicy``."""
         try:
-            facts = self._seen.get(statement.text) or read_facts(statement.text, _Names(statement))
+            facts = self._seen.get(statement.text) or read_facts(statement.text, SessionNames(statement))
         except Unreadable:
             return
         for each in facts:
             if {"ddl"} & each.verbs or each.kind in ("do", "call"):
                 self._stale = True
-            self._state.temporary |= _temporary(each)
+            self._state.temporary |= temporary_names(each)
             if each.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
                 self._ended(each.kind, statement.status, succeeded)
             self._stale = self._stale or each.kind == "commit_prepared"
@@ -486,43 +543,3 @@ class SessionJudge:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
             self._before, self._local, self._key = None, False, None
-
-
-class _Names:
-    """``facts.Names`` of a session, read from the texts that the session's names stand for now."""
-
-    def __init__(self, statement: Statement) -> None:
-        self._named = statement.named
-        self.asked = False
-
-    def get(self, key: tuple[str, str], default: tuple[Facts, ...] = (), /) -> tuple[Facts, ...]:
-        self.asked = True
-        space, name = key
-        found = self._named(space != "statement", name.encode()) if self._named is not None else None
-        if found is None or (space != "statement" and found[1] != (space == "cursor")):
-            return default
-        try:
-            return read_facts(found[0], None)
-        except Unreadable:
-            return default
-
-
-def _shared(statement: Statement, facts: tuple[Facts, ...], verdict: Verdict) -> Verdict:
-    """Say of a verdict that may be kept whether it holds whatever the literals are."""
-    if not verdict.cacheable or verdict.effect is not Effect.ALLOW or len(facts) != 1:
-        return verdict
-    tree = facts[0].tree
-    return replace(verdict, any_literals=True) if tree is not None and literals_are_free(tree, statement.text) else verdict
-
-
-def _temporary(facts: Facts) -> frozenset[str]:
-    """The names of the temporary tables that a statement may have made."""
-    if "ddl" not in facts.verbs:
-        return frozenset()
-    return frozenset(access.name for access in facts.accesses if access.temporary or access.schema.startswith("pg_temp"))
-
-
-@lru_cache(maxsize=256)
-def _split_path(text: str) -> tuple[str, ...]:
-    parts = re.findall(r'"((?:[^"]|"")*)"|([^\s,]+)', text)
-    return tuple(quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in parts if quoted or plain)

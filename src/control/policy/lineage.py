@@ -7,7 +7,7 @@ Never add here: labels, masks or principals.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ _NOTHING = Flow()
 @dataclass(slots=True)
 class Lineage:
     """``outputs`` in order (``exact`` False: their number can't be told); ``predicates`` decide over rows;
-    ``writes`` flow into other tables, ``sinks`` into functions that carry values away."""
+    ``writes`` flow into other tables, ``sinks`` into functions that carry values away; ``reads`` are all that it names."""
 
     outputs: list[Flow] = field(default_factory=list)
     exact: bool = True
@@ -47,6 +47,7 @@ class Lineage:
     writes: set[Column] = field(default_factory=set)
     sinks: set[Column] = field(default_factory=set)
     touched: dict[str, None] = field(default_factory=dict)
+    reads: set[Column] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class _Source:
     columns: dict[str, Flow]
     schema: str = ""
     open: bool = False  # may have columns that are not listed
+    blank: bool = False  # has columns that are not listed, and nothing flows into them: a function of PostgreSQL's own
 
     @property
     def whole(self) -> Flow:
@@ -67,6 +69,12 @@ class _Scope:
     ctes: dict[str, _Source]
     sources: list[_Source] = field(default_factory=list)
     merged: dict[str, Flow] = field(default_factory=dict)  # USING columns
+
+    def chain(self) -> Iterator[_Scope]:
+        scope: _Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
 
 
 def _derived(*flows: Flow) -> Flow:
@@ -212,6 +220,7 @@ class _Tracer:
             value = target["val"]
             star = self.star(value, scope)
             if star is not None:
+                self.result.reads |= _derived(*(flow for _, flow in star)).columns
                 outputs += star
                 continue
             outputs.append((target.get("name") or _column_name(value), self.value(value, scope)))
@@ -303,12 +312,22 @@ class _Tracer:
                 source.open = True
             elif not names and not alias.get("colnames"):
                 source.columns[source.alias] = flow
+                source.blank = self.built_in(node)
             scope.sources.append(source)
             return [source]
         if node.get("alias"):
             source = self.alias(node["alias"], source)
         scope.sources.append(source)
         return [source]
+
+    def built_in(self, node: Node) -> bool:
+        """Whether a function in FROM is one of PostgreSQL's own: no other function has its name."""
+        items = [item.get("List", {}).get("items", ()) for item in node.get("functions", ())]
+        call = items[0][0].get("FuncCall", {}) if len(items) == 1 and items[0] else {}
+        names = [part["String"]["sval"] for part in call.get("funcname", ())]
+        if len(names) == 2:
+            return bool(names[0] == "pg_catalog")
+        return len(names) == 1 and not any(other.rpartition(".")[2] == names[0] for other in self.snapshot.functions)
 
     def alias(self, alias: Node, source: _Source) -> _Source:
         names = [each["String"]["sval"] for each in alias.get("colnames", ())]
@@ -414,7 +433,9 @@ class _Tracer:
         if not isinstance(node, dict) or "A_Const" in node:
             return _NOTHING
         if "ColumnRef" in node:
-            return self.reference(node["ColumnRef"]["fields"], scope)
+            named = self.reference(node["ColumnRef"]["fields"], scope)
+            self.result.reads |= named.columns
+            return named
         if "FuncCall" in node:
             return self.call(node["FuncCall"], scope)
         if "SubLink" in node:
@@ -478,6 +499,9 @@ class _Tracer:
                 if source.alias == name:
                     return source.whole
             place = place.parent
+        # Every other source is known with all its columns: it is the function's.
+        if any(source.blank for place in scope.chain() for source in place.sources):
+            return _NOTHING
         return _NOTHING if name in _SYSTEM else Flow(frozenset((UNKNOWN,)))
 
 

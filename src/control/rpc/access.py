@@ -47,6 +47,8 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/pgleash.v1.AuditService/Query": frozenset({_AUDITOR}),
     "/pgleash.v1.AuditService/Verify": frozenset({_AUDITOR}),
     "/pgleash.v1.PolicyService/Explain": _ANY,
+    "/pgleash.v1.PolicyService/Diff": frozenset({"auditor"}),
+    "/pgleash.v1.PolicyService/Reload": frozenset({"operator"}),
 }
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode, str], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),

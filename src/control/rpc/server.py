@@ -20,7 +20,8 @@ from control.grants.registry import SessionRegistry
 from control.identity.tokens import TokenVerifier
 from control.policy.engine import PolicyEngine
 from control.rpc.access import Access
-from control.rpc.services import Approvals, Auditing, Grants, Policies, Sessions
+from control.rpc.policies import Policies
+from control.rpc.services import Approvals, Auditing, Grants, Sessions
 from pgleash.v1 import (
     approvals_pb2,
     approvals_pb2_grpc,
@@ -66,6 +67,7 @@ class ApiServer:
         desk: ApprovalDesk,
         registry: SessionRegistry,
         engine: PolicyEngine,
+        reload: Callable[[], bool],
         audit_directory: Path,
         recording_directory: Path,
         public_key: Ed25519PublicKey,
@@ -78,7 +80,7 @@ class ApiServer:
         self._grants = Grants(ledger, databases)
         self._sessions = Sessions(registry, audit_directory, recording_directory)
         self._auditing = Auditing(audit_directory, public_key, checkpoint, registry)
-        self._policies = Policies(engine)
+        self._policies = Policies(engine, reload, audit_directory)
         self._tls = tls
         self._reflection = reflection
         self._server: grpc.aio.Server | None = None

@@ -1,4 +1,4 @@
-"""The five services, each a thin layer over its part.
+"""Four of the services, each a thin layer over its part.
 
 Never add here: decisions; access checks; anything that a part could do itself.
 """
@@ -19,7 +19,6 @@ from control.grants.approvals import ApprovalDesk
 from control.grants.errors import InvalidArgument, WrongState
 from control.grants.ledger import GrantLedger
 from control.grants.registry import SessionRegistry
-from control.policy.engine import PolicyEngine
 from control.rpc import messages
 from control.rpc.access import caller, token_time_left
 from control.store.feed import Overrun, Subscription
@@ -30,14 +29,12 @@ from pgleash.v1 import (
     audit_pb2_grpc,
     grants_pb2,
     grants_pb2_grpc,
-    policy_pb2,
-    policy_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
 )
-from pgwire.ports import Principal, Scope
+from pgwire.ports import Scope
 
-__all__ = ["Approvals", "Auditing", "Grants", "Policies", "Sessions"]
+__all__ = ["Approvals", "Auditing", "Grants", "Sessions"]
 
 T = TypeVar("T")
 _BATCH = 64
@@ -209,29 +206,6 @@ class Auditing(audit_pb2_grpc.AuditServiceServicer):
                 for problem in report.problems[:1000]
             ],
             notes=report.notes,
-        )
-
-
-class Policies(policy_pb2_grpc.PolicyServiceServicer):
-    """PolicyService."""
-
-    def __init__(self, engine: PolicyEngine) -> None:
-        self._engine = engine
-
-    async def Explain(self, request: policy_pb2.ExplainRequest, context: Any) -> policy_pb2.ExplainResponse:
-        if not request.subject or not request.statement:
-            raise InvalidArgument("subject and statement: both are needed")
-        principal = Principal(request.subject, groups=frozenset(request.groups), acts_for=request.acts_for or None)
-        made = await self._engine.explain(principal, request.database, request.statement)
-        return policy_pb2.ExplainResponse(
-            effect=made.effect,
-            rule=made.rule,
-            reasons=made.reasons,
-            message=made.message,
-            hint=made.hint,
-            facts=messages.struct(made.facts),
-            masks=[policy_pb2.ColumnMask(action=mask.action if mask else "", label=mask.label if mask else "") for mask in made.masks],
-            policy_version=made.policy_version,
         )
 
 

@@ -22,22 +22,44 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pgleash/v1/policy.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\"h\n\x0e\x45xplainRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\x10\n\x08\x61\x63ts_for\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\x11\n\tstatement\x18\x05 \x01(\t\"+\n\nColumnMask\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\xc6\x01\n\x0f\x45xplainResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0f\n\x07reasons\x18\x03 \x03(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05masks\x18\x07 \x03(\x0b\x32\x16.pgleash.v1.ColumnMask\x12\x16\n\x0epolicy_version\x18\x08 \x01(\t2S\n\rPolicyService\x12\x42\n\x07\x45xplain\x12\x1a.pgleash.v1.ExplainRequest\x1a\x1b.pgleash.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pgleash/v1/policy.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\nBoundValue\x12\x0c\n\x04null\x18\x01 \x01(\x08\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x86\x02\n\x0e\x45xplainRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06groups\x18\x02 \x03(\t\x12\x10\n\x08\x61\x63ts_for\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\x11\n\tstatement\x18\x05 \x01(\t\x12\'\n\x06\x63laims\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\nparameters\x18\x08 \x03(\x0b\x32\x16.pgleash.v1.BoundValue\x12\r\n\x05\x62ound\x18\t \x01(\x08\x12\x0e\n\x06policy\x18\n \x01(\t\"+\n\nColumnMask\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"W\n\x08RuleWord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\t\x12\x0f\n\x07observe\x18\x03 \x01(\x08\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\"\xf7\x01\n\x0bObligations\x12\x15\n\x08max_rows\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0cmax_affected\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x34\n\x11statement_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0clock_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x06record\x18\x06 \x01(\x03H\x02\x88\x01\x01\x42\x0b\n\t_max_rowsB\x0f\n\r_max_affectedB\t\n\x07_record\"\xa1\x01\n\tHoldTerms\x12\x11\n\tapprovers\x18\x01 \x03(\t\x12\x0e\n\x06needed\x18\x02 \x01(\x05\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13transaction_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x64\x65\x66\x65r\x18\x05 \x01(\x08\"\xe2\x02\n\x0f\x45xplainResponse\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0f\n\x07reasons\x18\x03 \x03(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\x12&\n\x05\x66\x61\x63ts\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05masks\x18\x07 \x03(\x0b\x32\x16.pgleash.v1.ColumnMask\x12\x16\n\x0epolicy_version\x18\x08 \x01(\t\x12#\n\x05rules\x18\t \x03(\x0b\x32\x14.pgleash.v1.RuleWord\x12\x10\n\x08observed\x18\n \x03(\t\x12,\n\x0bobligations\x18\x0b \x01(\x0b\x32\x17.pgleash.v1.Obligations\x12#\n\x04hold\x18\x0c \x01(\x0b\x32\x15.pgleash.v1.HoldTerms\x12\x10\n\x08sqlstate\x18\r \x01(\t\"\xbd\x01\n\x0b\x44iffRequest\x12\x12\n\nold_policy\x18\x01 \x01(\t\x12\x12\n\nnew_policy\x18\x02 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x07 \x01(\x05\"\x92\x01\n\x0cPolicyAnswer\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x0f\n\x07reasons\x18\x03 \x03(\t\x12%\n\x05masks\x18\x04 \x03(\x0b\x32\x16.pgleash.v1.ColumnMask\x12,\n\x0bobligations\x18\x05 \x01(\x0b\x32\x17.pgleash.v1.Obligations\"\xb8\x01\n\x0cPolicyChange\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12(\n\x06\x62\x65\x66ore\x18\x06 \x01(\x0b\x32\x18.pgleash.v1.PolicyAnswer\x12\'\n\x05\x61\x66ter\x18\x07 \x01(\x0b\x32\x18.pgleash.v1.PolicyAnswer\"\x88\x01\n\x0c\x44iffResponse\x12)\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x18.pgleash.v1.PolicyChange\x12\x12\n\nstatements\x18\x02 \x01(\x03\x12\x0f\n\x07\x63ut_off\x18\x03 \x01(\x08\x12\x13\n\x0bold_version\x18\x04 \x01(\t\x12\x13\n\x0bnew_version\x18\x05 \x01(\t\"\x0f\n\rReloadRequest\"9\n\x0eReloadResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\x32\xcf\x01\n\rPolicyService\x12\x42\n\x07\x45xplain\x12\x1a.pgleash.v1.ExplainRequest\x1a\x1b.pgleash.v1.ExplainResponse\x12\x39\n\x04\x44iff\x12\x17.pgleash.v1.DiffRequest\x1a\x18.pgleash.v1.DiffResponse\x12?\n\x06Reload\x12\x19.pgleash.v1.ReloadRequest\x1a\x1a.pgleash.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pgleash.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPLAINREQUEST']._serialized_start=69
-  _globals['_EXPLAINREQUEST']._serialized_end=173
-  _globals['_COLUMNMASK']._serialized_start=175
-  _globals['_COLUMNMASK']._serialized_end=218
-  _globals['_EXPLAINRESPONSE']._serialized_start=221
-  _globals['_EXPLAINRESPONSE']._serialized_end=419
-  _globals['_POLICYSERVICE']._serialized_start=421
-  _globals['_POLICYSERVICE']._serialized_end=504
+  _globals['_BOUNDVALUE']._serialized_start=134
+  _globals['_BOUNDVALUE']._serialized_end=174
+  _globals['_EXPLAINREQUEST']._serialized_start=177
+  _globals['_EXPLAINREQUEST']._serialized_end=439
+  _globals['_COLUMNMASK']._serialized_start=441
+  _globals['_COLUMNMASK']._serialized_end=484
+  _globals['_RULEWORD']._serialized_start=486
+  _globals['_RULEWORD']._serialized_end=573
+  _globals['_OBLIGATIONS']._serialized_start=576
+  _globals['_OBLIGATIONS']._serialized_end=823
+  _globals['_HOLDTERMS']._serialized_start=826
+  _globals['_HOLDTERMS']._serialized_end=987
+  _globals['_EXPLAINRESPONSE']._serialized_start=990
+  _globals['_EXPLAINRESPONSE']._serialized_end=1344
+  _globals['_DIFFREQUEST']._serialized_start=1347
+  _globals['_DIFFREQUEST']._serialized_end=1536
+  _globals['_POLICYANSWER']._serialized_start=1539
+  _globals['_POLICYANSWER']._serialized_end=1685
+  _globals['_POLICYCHANGE']._serialized_start=1688
+  _globals['_POLICYCHANGE']._serialized_end=1872
+  _globals['_DIFFRESPONSE']._serialized_start=1875
+  _globals['_DIFFRESPONSE']._serialized_end=2011
+  _globals['_RELOADREQUEST']._serialized_start=2013
+  _globals['_RELOADREQUEST']._serialized_end=2028
+  _globals['_RELOADRESPONSE']._serialized_start=2030
+  _globals['_RELOADRESPONSE']._serialized_end=2087
+  _globals['_POLICYSERVICE']._serialized_start=2090
+  _globals['_POLICYSERVICE']._serialized_end=2297
 # @@protoc_insertion_point(module_scope)

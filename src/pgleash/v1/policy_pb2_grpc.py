@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PolicyServiceStub:
-    """Explains the policy without running anything. Needs the role operator, auditor or approver.
+    """Explains the policy without running anything, and has it read again.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,38 @@ class PolicyServiceStub:
                 request_serializer=pgleash_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=pgleash_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Diff = channel.unary_unary(
+                '/pgleash.v1.PolicyService/Diff',
+                request_serializer=pgleash_dot_v1_dot_policy__pb2.DiffRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_policy__pb2.DiffResponse.FromString,
+                _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/pgleash.v1.PolicyService/Reload',
+                request_serializer=pgleash_dot_v1_dot_policy__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_policy__pb2.ReloadResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
-    """Explains the policy without running anything. Needs the role operator, auditor or approver.
+    """Explains the policy without running anything, and has it read again.
     """
 
     def Explain(self, request, context):
-        """The verdict on a statement of somebody, and why.
+        """The verdict on a statement of somebody, and why. Needs the role operator, auditor or approver.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diff(self, request, context):
+        """What another document would say of the statements in the audit log. Needs the role auditor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reload(self, request, context):
+        """Read the policy file now. A wrong document is refused with INVALID_ARGUMENT and the old one stays. Needs the role operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +85,16 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=pgleash_dot_v1_dot_policy__pb2.ExplainRequest.FromString,
                     response_serializer=pgleash_dot_v1_dot_policy__pb2.ExplainResponse.SerializeToString,
             ),
+            'Diff': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diff,
+                    request_deserializer=pgleash_dot_v1_dot_policy__pb2.DiffRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_policy__pb2.DiffResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=pgleash_dot_v1_dot_policy__pb2.ReloadRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_policy__pb2.ReloadResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'pgleash.v1.PolicyService', rpc_method_handlers)
@@ -70,7 +104,7 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService:
-    """Explains the policy without running anything. Needs the role operator, auditor or approver.
+    """Explains the policy without running anything, and has it read again.
     """
 
     @staticmethod
@@ -90,6 +124,60 @@ class PolicyService:
             '/pgleash.v1.PolicyService/Explain',
             pgleash_dot_v1_dot_policy__pb2.ExplainRequest.SerializeToString,
             pgleash_dot_v1_dot_policy__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pgleash.v1.PolicyService/Diff',
+            pgleash_dot_v1_dot_policy__pb2.DiffRequest.SerializeToString,
+            pgleash_dot_v1_dot_policy__pb2.DiffResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pgleash.v1.PolicyService/Reload',
+            pgleash_dot_v1_dot_policy__pb2.ReloadRequest.SerializeToString,
+            pgleash_dot_v1_dot_policy__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,16 +13,17 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from pgwire.hot.budget cimport budget_take
+from pgwire.hot.guard cimport guard_begin
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, client_body_ok, client_frame, name_length
 from pgwire.hot.journal cimport JournalState, journal_has_room
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
-    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_ROOM, WAIT_SETTLE,
+    COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_GUARD, WAIT_ROOM, WAIT_SETTLE,
     begin, flush_server, link_break, record,
 )
 from pgwire.hot.pipeline cimport (
-    ALLOWED, ANSWER, COPIES_IN, COPYING, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, UNSURE, Entry, Portal, Stmt, Named, cache_find, entry_name,
-    entry_named, names_find, portal_new, queue_at, queue_push, stmt_like, stmt_release,
+    ALLOWED, ANSWER, COPIES_IN, COPYING, GUARD_OPEN, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, UNSURE, Entry, Portal, Stmt, Named, cache_find, entry_name,
+    entry_named, names_find, portal_new, queue_at, queue_push, stmt_like, stmt_release, stmt_types,
 )
 from pgwire.hot.wire cimport load16, load32, store32
 
@@ -49,6 +50,8 @@ cdef bint wait_over(LinkState* k) noexcept nogil:
         return (k.pending_names == 0 and k.pending_portals == 0) or k.queue.count == 0
     if k.wait == WAIT_ROOM:
         return k.queue.count < OUTSTANDING // 2
+    if k.wait == WAIT_GUARD:
+        return not k.guarding
     if k.wait == WAIT_EMPTY:
         return k.queue.count == 0
     if k.wait == WAIT_COPY:
@@ -164,15 +167,28 @@ cdef bint _run(
     # Journal and queue one statement that is about to be sent, by its own text; False: it must not be.
     cdef uint64_t seq
     cdef Entry* e
+    cdef bint counts = s.guard != NULL and kind != c'F' and (s.guard.most_rows >= 0 or s.guard.most_affected >= 0)
+    cdef bint wraps = counts and kind == c'Q' and s.guard.wraps
+    if wraps and k.queue.count:
+        return _wait(k, WAIT_EMPTY)              # then it is known whether there is a transaction
+    wraps = wraps and k.status == c'I'
     if k.budget != NULL and k.admitted == NULL and not budget_take(k.budget, k.reactor.now_us):
         return _wait(k, WAIT_ADMIT)
     if not _journal(k, kind, flags, text, text_len, values, n, &seq):
         return _wait(k, WAIT_ADMIT)
+    if wraps and not guard_begin(k):
+        return False
     e = _push(k, kind)
     if e == NULL:
         return False
     e.stmt = s
     s.refs += 1
+    if counts:
+        e.guard = GUARD_OPEN
+        e.wrapped = wraps
+        k.guarding = True
+    if s.guard != NULL and s.guard.record >= 0 and <size_t>s.guard.record < k.record_left:
+        k.record_left = <size_t>s.guard.record
     if portal != NULL:
         e.portal = portal
         portal.refs += 1
@@ -209,6 +225,8 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef Entry* e
     cdef uint64_t seq
     cdef bint late
+    cdef const uint8_t* types
+    cdef bint told
     if s == NULL:
         return _wait(k, WAIT_ADMIT)
     if not _journal_parsed(k):
@@ -220,9 +238,11 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if e == NULL:
         return False
     entry_name(e, m.body, name)
-    if s.sample != NULL:
-        e.stmt = stmt_like(k.reactor, s, text, n)
-        if e.stmt == NULL:
+    types = text + n + 3
+    told = k.typed and load16(text + n + 1) > 0
+    if s.sample != NULL or told:
+        e.stmt = stmt_like(k.reactor, s if s.shape == NULL else s.shape, text, n)
+        if e.stmt == NULL or (told and not stmt_types(e.stmt, types, m.body + m.n - types)):
             link_break(k, b"53200", b"out of memory")
             return False
     else:
@@ -415,6 +435,8 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         return _while_copying(k, m, raw)
     if k.copying or k.barrier:
         return _wait(k, WAIT_COPY)
+    if k.guarding:
+        return _wait(k, WAIT_GUARD)
     if kind == c'X':
         k.quit = True
         if k.queue.count:

@@ -11,6 +11,7 @@ cdef enum:
     WAIT_ROOM = 4        # ... for replies: too much is outstanding
     WAIT_EMPTY = 5       # ... for all replies: it is judged by what holds when the server comes to it
     WAIT_COPY = 6        # ... for the server's word on a COPY FROM STDIN
+    WAIT_GUARD = 8       # ... for the end of a statement whose rows are counted
     WAIT_END = 7         # there is none: the client has said goodbye, and the server ends when it has done the rest
 
     PAUSE_DESCRIBE = 1   # the server's next message waits for a mask plan
@@ -65,6 +66,9 @@ cdef struct LinkState:
     bint drop_stream
     bint settling
     bint settled_ok
+    bint guarding            # a statement runs whose rows are counted: nothing is sent behind it
+    bint drop_rows           # what comes in parts from the server is dropped
+    bint typed               # rules look at bound values: types are remembered
     bint tell_status
     bint unflushed
     Stmt* parsed             # the text of a Parse that is not journaled yet: an Execute in the same pass will say it, else the pass's end
@@ -97,4 +101,5 @@ cdef void to_client_copy(LinkState* k, const uint8_t* p, size_t n) noexcept nogi
 cdef void flush_server(LinkState* k) noexcept nogil
 cdef void keep_change(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil
 cdef void pop(LinkState* k) noexcept nogil
+cdef Entry* running_entry(LinkState* k) noexcept nogil
 cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil

@@ -133,6 +133,15 @@ cdef void pop(LinkState* k) noexcept nogil:
     queue_pop(k.reactor, &k.queue)
 
 
+cdef Entry* running_entry(LinkState* k) noexcept nogil:
+    """The statement whose outcome comes next; NULL: none. What only prepares it may still be before it."""
+    cdef size_t i
+    for i in range(k.queue.count):
+        if queue_at(&k.queue, i).begin:
+            return queue_at(&k.queue, i)
+    return NULL
+
+
 cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil:
     """The portal that the client means by a name now: the newest one sent for, else the one that there is; NULL: none."""
     cdef Entry* e

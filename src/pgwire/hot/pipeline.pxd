@@ -1,5 +1,5 @@
 # What a session has in flight and what it has prepared: entries, statements, portals, and the cache of verdicts.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pgwire.hot.leg cimport ReactorState
 from pgwire.hot.masking cimport PlanState
 
@@ -21,6 +21,22 @@ cdef enum:
     MASKING = 64
     SKIPPED = 128
 
+    GUARD_OPEN = 1            # Entry.guard: its rows are counted
+    GUARD_OVER = 2            # ... and were too many: nothing more of it passes
+    GUARD_BEGIN = 3           # ours (kind g): BEGIN before a counted statement
+    GUARD_COMMIT = 4          # ... COMMIT behind it; `answer` is its last CommandComplete
+    GUARD_FAIL = 5            # ... what makes the server's transaction fail, or takes it back
+
+cdef struct Guard:            # what is kept while a statement runs
+    uint32_t refs
+    uint32_t timeout_ms       # 0: none
+    int64_t most_rows         # of one result; -1: any number
+    int64_t most_affected     # by one message; -1: any number
+    int64_t record            # bytes of the result that are recorded; -1: as many as of others
+    bint wraps                # outside a transaction it gets one of its own, so that it can be made to fail
+    uint8_t* answers[3]       # ErrorResponses: too many rows, too many affected, out of time
+    size_t lengths[3]
+
 cdef struct Plan:
     Plan* next
     PlanState* state
@@ -40,11 +56,15 @@ cdef struct Stmt:
     uint8_t* sample           # of a shape: the text that was judged
     size_t sample_len
     Stmt* shape               # whose plans serve this text too
+    Guard* guard              # NULL: nothing is kept
+    uint8_t* types            # OIDs that Parse told of its parameters, where rules look at their values
+    size_t types_len
     Plan* plans
 
 cdef struct Portal:
     uint32_t refs
     Stmt* stmt
+    Stmt* prepared            # what Bind was given, if it has types
     Plan* plan
     bint no_rows
     bint described
@@ -58,7 +78,7 @@ cdef struct Portal:
     uint8_t* values           # Bind's parameter part, as sent
 
 cdef struct Entry:
-    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F r(refused) b(barrier behind a failed COPY)
+    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F r(refused) b(barrier behind a failed COPY) g(ours: see guard)
     uint8_t disposition
     uint8_t flags
     uint8_t name_len
@@ -72,6 +92,10 @@ cdef struct Entry:
     uint64_t started
     uint64_t rows
     uint64_t bytes
+    uint64_t affected
+    uint8_t guard
+    bint wrapped              # a BEGIN of ours is before it
+    bint timed                # its time is up, and it is being cancelled
     char sqlstate[8]
     uint8_t name[NAME + 1]
 
@@ -98,6 +122,9 @@ cdef struct Queue:
 cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil
 cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil
+cdef Guard* guard_new(object kept) except? NULL
+cdef void guard_release(Guard* g) noexcept nogil
+cdef bint stmt_types(Stmt* s, const uint8_t* types, size_t n) noexcept nogil
 cdef Stmt* shape_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef Stmt* cache_find(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef void cache_put(ReactorState* r, Stmt* s) noexcept nogil

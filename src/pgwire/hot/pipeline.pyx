@@ -48,12 +48,59 @@ cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
     if s.shape != NULL:
         stmt_release(r, s.shape)
         s.shape = NULL
+    guard_release(s.guard)
+    free(s.types)
+    s.guard = NULL
+    s.types = NULL
     if s.plans == NULL:
         free(s.sample)
         free(s)
         return
     s.next = <Stmt*>r.graveyard
     r.graveyard = s
+
+
+cdef Guard* guard_new(object kept) except? NULL:
+    # (most rows, most affected, milliseconds, bytes recorded, wraps, three ErrorResponses), where None means nothing
+    cdef Guard* g = <Guard*>calloc(1, sizeof(Guard))
+    cdef bytes answer
+    if g == NULL:
+        raise MemoryError
+    g.refs = 1
+    g.most_rows = -1 if kept[0] is None else kept[0]
+    g.most_affected = -1 if kept[1] is None else kept[1]
+    g.timeout_ms = kept[2] or 0
+    g.record = -1 if kept[3] is None else kept[3]
+    g.wraps = kept[4]
+    for i in range(3):
+        answer = kept[5 + i]
+        g.answers[i] = <uint8_t*>malloc(len(answer) or 1)
+        if g.answers[i] == NULL:
+            guard_release(g)
+            raise MemoryError
+        memcpy(g.answers[i], <const char*>answer, len(answer))
+        g.lengths[i] = len(answer)
+    return g
+
+
+cdef void guard_release(Guard* g) noexcept nogil:
+    cdef int i
+    if g == NULL:
+        return
+    g.refs -= 1
+    if g.refs == 0:
+        for i in range(3):
+            free(g.answers[i])
+        free(g)
+
+
+cdef bint stmt_types(Stmt* s, const uint8_t* types, size_t n) noexcept nogil:
+    s.types = <uint8_t*>malloc(n)
+    if s.types == NULL:
+        return False
+    memcpy(s.types, types, n)
+    s.types_len = n
+    return True
 
 
 cdef void graveyard_empty(ReactorState* r):
@@ -84,6 +131,9 @@ cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n
         s.flags = shape.flags
         s.shape = shape
         shape.refs += 1
+        s.guard = shape.guard
+        if s.guard != NULL:
+            s.guard.refs += 1
     return s
 
 
@@ -214,6 +264,9 @@ cdef Portal* portal_new(Stmt* s, const uint8_t* formats, size_t fn, const uint8_
     p.stmt = s
     if s != NULL:
         s.refs += 1
+        if s.types != NULL:
+            p.prepared = s
+            s.refs += 1
     p.formats = <uint8_t*>p + sizeof(Portal)
     p.formats_len = fn
     memcpy(p.formats, formats, fn)
@@ -229,6 +282,7 @@ cdef void portal_release(ReactorState* r, Portal* p) noexcept nogil:
     p.refs -= 1
     if p.refs == 0:
         stmt_release(r, p.stmt)
+        stmt_release(r, p.prepared)
         free(p)
 
 
@@ -464,7 +518,7 @@ cdef void portals_since(ReactorState* r, Names* t, uint64_t serial) noexcept nog
 
 
 cdef object portal_values(Portal* p):
-    # Bind's parameter part as (values, formats), one format each
+    # Bind's parameter part as (values, formats, types): a format for each, and the types that Parse told
     cdef const uint8_t* q = p.values
     cdef uint32_t codes = load16(q), i, count, length
     given = [load16(q + 2 + 2 * i) for i in range(codes)]
@@ -486,4 +540,7 @@ cdef object portal_values(Portal* p):
         formats = (given[0],) * count
     else:
         formats = tuple(given)
-    return tuple(values), formats
+    types = ()
+    if p.prepared != NULL:
+        types = tuple([load32(p.prepared.types + 4 * i) for i in range(p.prepared.types_len // 4)])
+    return tuple(values), formats, types

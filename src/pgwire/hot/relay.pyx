@@ -18,10 +18,11 @@ from pgwire.hot.leg cimport (
     UP_ADMIT, UP_BROKEN, UP_DESCRIBE, UP_FILTER, UP_GONE, UP_SETTLED, Leg, LegState, ReactorState, enter, leave, leg_hold, leg_join, leg_part, leg_push,
     leg_update,
 )
-from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETTLE, finish, meant_portal, to_client_copy
+from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETTLE, finish, meant_portal, running_entry, to_client_copy
 from pgwire.hot.masking cimport MaskPlan
+from pgwire.hot.naming cimport define_cursor, define_name, forget_cursor, forget_name, meaning
 from pgwire.hot.pipeline cimport (
-    ALLOWED, COPIES_IN, MASKED, SETTLES, Entry, Named, Plan, Portal, Stmt, cache_put, names_clear, names_drop, names_find, names_put, plan_add,
+    ALLOWED, COPIES_IN, GUARD_OVER, MASKED, SETTLES, Entry, Guard, Named, Plan, Portal, Stmt, cache_put, guard_new, guard_release, names_clear, names_drop, names_find, names_put, plan_add,
     portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_new, stmt_release,
 )
 from pgwire.hot.reactor cimport Reactor, clock, follow, pump
@@ -105,18 +106,19 @@ cdef class Link:
             raise MemoryError
         self._after()
 
-    def set_policy(self, uint64_t key, bint scrub, Budget budget=None):
+    def set_policy(self, uint64_t key, bint scrub, Budget budget=None, bint typed=False):
         """``key`` names what verdicts depend on; ``scrub``: errors and notices are shown to Python first; ``budget``: what
-        statements that need no asking are taken from."""
+        statements that need no asking are taken from; ``typed``: the types that Parse tells are wanted."""
         enter(self.st.reactor)
         self.st.key = key
         self.st.scrub = scrub
+        self.st.typed = typed
         self.budget = budget
         self.st.budget = &budget.st if budget is not None else NULL
         leave(self.st.reactor)
 
     def request(self):
-        """What waits for a decision: (kind, text, name, portal, parameters, formats, reason to refuse or None).
+        """What waits for a decision: (kind, text, name, portal, parameters, formats, types, reason to refuse or None).
 
         ``kind`` is b"Q", b"P", b"E" or b"F". None when nothing waits.
         """
@@ -137,29 +139,32 @@ cdef class Link:
         if self.st.failed_audit:
             problem = "audit"
         if m.kind == c'Q':
-            return b"Q", (<const char*>m.body)[:m.n - 1], "", "", (), (), problem
+            return b"Q", (<const char*>m.body)[:m.n - 1], "", "", (), (), (), problem
         if m.kind == c'P':
             n = name_length(m.body, m.n)
             n2 = name_length(m.body + n + 1, m.n - n - 1)
-            return b"P", (<const char*>m.body + n + 1)[:n2], (<const char*>m.body)[:n].decode("utf-8", "replace"), "", (), (), problem
+            return b"P", (<const char*>m.body + n + 1)[:n2], (<const char*>m.body)[:n].decode("utf-8", "replace"), "", (), (), (), problem
         if m.kind == c'E':
             n = name_length(m.body, m.n)
             name = (<const char*>m.body)[:n].decode("utf-8", "replace")
             p = meant_portal(&self.st, m.body, n)
             if p == NULL or p.stmt == NULL:
-                return b"E", b"", "", name, (), (), "portal"
+                return b"E", b"", "", name, (), (), (), "portal"
             return b"E", (<const char*>p.stmt.text)[:p.stmt.text_len], "", name, *portal_values(p), problem
         if m.kind == c'F':
-            return b"F", b"%d" % load32(m.body), "", "", (), (), problem
+            return b"F", b"%d" % load32(m.body), "", "", (), (), (), problem
         return None
 
-    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False, bint copies_in=False):
+    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False, bint copies_in=False, kept=None):
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text).
 
         ``cacheable``: the same text needs no asking any more; ``any_literals``: nor does one that differs only in literals.
-        ``copies_in``: it reads rows from the client (COPY FROM STDIN).
+        ``copies_in``: it reads rows from the client (COPY FROM STDIN). ``kept`` is what holds while it runs: (most rows, most
+        affected, milliseconds, bytes recorded, whether it needs a transaction, and three ErrorResponses, for more rows, more
+        affected and more time; U+E000 in them is the number).
         """
         cdef ReactorState* r = self.st.reactor
+        cdef Guard* guard = guard_new(kept) if kept is not None else NULL
         cdef Stmt* s
         cdef Stmt* shape = NULL
         cdef bint lost = False
@@ -173,11 +178,16 @@ cdef class Link:
                 lost = s == NULL
                 if not lost:
                     s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0) | (COPIES_IN if copies_in else 0)
+                    s.guard = guard
+                    guard = NULL
                     if cacheable and allowed and not settles:
                         if any_literals:
                             shape = shape_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
                         if shape != NULL:
                             shape.flags = s.flags
+                            shape.guard = s.guard
+                            if s.guard != NULL:
+                                s.guard.refs += 1
                             cache_put(r, shape)
                             s.shape = shape
                         else:
@@ -188,6 +198,7 @@ cdef class Link:
                     self.st.wait = 0
                     pump(&self.st, self.st.client)
         leave(r)
+        guard_release(guard)
         if lost:
             raise MemoryError
         self._after()
@@ -337,83 +348,19 @@ cdef class Link:
 
     def define_name(self, bytes name, bytes text):
         """SQL's PREPARE has given ``name`` to ``text``: it may be bound, and is asked for when it is executed."""
-        cdef void* old
-        cdef Stmt* s
-        cdef bint kept
-        enter(self.st.reactor)
-        s = stmt_new(self.st.reactor, self.st.key, <const uint8_t*><const char*>text, len(text))
-        kept = s != NULL and names_put(&self.st.statements, <const uint8_t*><const char*>name, len(name), s, &old) == 0
-        if kept:
-            stmt_release(self.st.reactor, <Stmt*>old)
-        leave(self.st.reactor)
-        if not kept:
-            raise MemoryError
+        define_name(&self.st, name, text)
 
     def define_cursor(self, bytes name, bytes text, bint holds):
         """SQL's DECLARE has opened ``name`` over ``text``; ``holds``: it outlives a commit."""
-        cdef void* old = NULL
-        cdef uint8_t none[4]
-        cdef Portal* p = NULL
-        cdef Stmt* s
-        cdef bint kept, over
-        memset(none, 0, 4)
-        enter(self.st.reactor)
-        over = self.st.epoch != self.st.settled_epoch
-        if over and (self.st.ended_undone or not holds):     # it has ended with its transaction
-            portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
-            leave(self.st.reactor)
-            return
-        s = stmt_new(self.st.reactor, self.st.key, <const uint8_t*><const char*>text, len(text))
-        if s != NULL:
-            p = portal_new(s, none, 2, none, 4)
-            stmt_release(self.st.reactor, s)
-        kept = p != NULL and names_put(&self.st.portals, <const uint8_t*><const char*>name, len(name), p, &old) == 0
-        if kept:
-            self.st.serial += 1
-            p.serial = self.st.serial
-            p.declared = True
-            p.holds = holds
-            p.committed = over
-            portal_release(self.st.reactor, <Portal*>old)
-        leave(self.st.reactor)
-        if not kept:
-            raise MemoryError
+        define_cursor(&self.st, name, text, holds)
 
     def forget_name(self, bytes name):
         """SQL's DEALLOCATE has dropped ``name``; None: all names but the unnamed statement's."""
-        cdef Named** at
-        cdef Stmt* unnamed = NULL
-        cdef void* old
-        enter(self.st.reactor)
-        if name is None:
-            at = names_find(&self.st.statements, NULL, 0)
-            if at[0] != NULL:
-                unnamed = <Stmt*>at[0].what
-                unnamed.refs += 1
-            names_clear(self.st.reactor, &self.st.statements, False)
-            if unnamed != NULL and names_put(&self.st.statements, NULL, 0, unnamed, &old) < 0:
-                stmt_release(self.st.reactor, unnamed)
-        else:
-            stmt_release(self.st.reactor, <Stmt*>names_drop(&self.st.statements, <const uint8_t*><const char*>name, len(name)))
-        leave(self.st.reactor)
+        forget_name(&self.st, name)
 
     def forget_cursor(self, bytes name):
         """SQL's CLOSE has dropped ``name``; None: all cursors and portals but the one that said so, the unnamed."""
-        cdef Named** at
-        cdef Portal* unnamed = NULL
-        cdef void* old
-        enter(self.st.reactor)
-        if name is None:
-            at = names_find(&self.st.portals, NULL, 0)
-            if at[0] != NULL:
-                unnamed = <Portal*>at[0].what
-                unnamed.refs += 1
-            names_clear(self.st.reactor, &self.st.portals, True)
-            if unnamed != NULL and names_put(&self.st.portals, NULL, 0, unnamed, &old) < 0:
-                portal_release(self.st.reactor, unnamed)
-        else:
-            portal_release(self.st.reactor, <Portal*>names_drop(&self.st.portals, <const uint8_t*><const char*>name, len(name)))
-        leave(self.st.reactor)
+        forget_cursor(&self.st, name)
 
     def mark(self):
         """The number of the newest portal: what ``forget_since`` takes."""
@@ -427,24 +374,7 @@ cdef class Link:
 
     def named(self, bint cursor, bytes name):
         """What a statement's or a cursor's name stands for now: (text, whether SQL declared it), or None."""
-        cdef Named** at
-        cdef Portal* p
-        cdef Stmt* s = NULL
-        cdef bint declared = True
-        enter(self.st.reactor)
-        try:
-            at = names_find(&self.st.portals if cursor else &self.st.statements, <const uint8_t*><const char*>name, len(name))
-            if at[0] == NULL:
-                return None
-            if cursor:
-                p = <Portal*>at[0].what
-                s = p.stmt
-                declared = p.declared
-            else:
-                s = <Stmt*>at[0].what
-            return ((<const char*>s.text)[:s.text_len], bool(declared)) if s != NULL else None
-        finally:
-            leave(self.st.reactor)
+        return meaning(&self.st, cursor, name)
 
     def tell_client(self, bytes message):
         """Put a whole message between the server's messages to the client."""
@@ -572,11 +502,37 @@ cdef class Link:
     def running(self):
         """The receipt of the statement whose replies come now; 0: none."""
         cdef uint64_t receipt = 0
+        cdef Entry* e
         enter(self.st.reactor)
-        if self.st.queue.count:
-            receipt = queue_at(&self.st.queue, 0).begin
+        e = running_entry(&self.st)
+        if e != NULL:
+            receipt = e.begin
         leave(self.st.reactor)
         return receipt
+
+    @property
+    def kept(self):
+        """(receipt, milliseconds it may run or 0, whether its rows were too many) of the statement whose replies come now, or None."""
+        cdef Entry* e
+        enter(self.st.reactor)
+        found = None
+        e = running_entry(&self.st)
+        if e != NULL and e.stmt != NULL and e.stmt.guard != NULL:
+            found = e.begin, e.stmt.guard.timeout_ms, e.guard == GUARD_OVER
+        leave(self.st.reactor)
+        return found
+
+    def time_up(self, uint64_t receipt):
+        """A statement is about to be cancelled because its time is up: its client is told so. False: it runs no more."""
+        cdef Entry* e
+        cdef bint runs = False
+        enter(self.st.reactor)
+        e = running_entry(&self.st)
+        runs = e != NULL and e.begin == receipt and e.stmt != NULL and e.stmt.guard != NULL
+        if runs:
+            e.timed = True
+        leave(self.st.reactor)
+        return bool(runs)
 
     @property
     def audit_failed(self):

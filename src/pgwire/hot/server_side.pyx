@@ -11,12 +11,14 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 
+from pgwire.hot.fields cimport our_copy_fail, parameter_kept, state_of
 from pgwire.hot.framing cimport FRAME_BAD, FRAME_PART, Message, name_length, row_run, server_frame
+from pgwire.hot.guard cimport guard_complete, guard_ready, guard_rows, guard_show
 from pgwire.hot.leg cimport UP_DESCRIBE, UP_FILTER, UP_SETTLED, LegState, ReactorState, emit_copy, leg_push, leg_up, out_room, spill
 from pgwire.hot.link cimport COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, WAIT_ADMIT, PAUSE_DESCRIBE, PAUSE_FILTER, finish, keep_change, link_break, pop, record, tape_flush, to_client, to_client_copy
 from pgwire.hot.masking cimport MASK_BAD, MASK_FULL, PlanState, mask_bound, mask_run
 from pgwire.hot.pipeline cimport (
-    ANSWER, COPYING, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_drop, names_put, plan_find,
+    ANSWER, COPYING, GUARD_BEGIN, GUARD_COMMIT, GUARD_OVER, MASKING, SETTLING, SKIPPED, SWALLOW, UNSURE, Entry, Plan, Portal, Stmt, names_drop, names_put, plan_find,
     portal_release, portals_end, queue_at, queue_push, stmt_release,
 )
 from pgwire.hot.wire cimport load16, load32, store32
@@ -47,6 +49,8 @@ cdef void _settled(LinkState* k, Entry* e, bint succeeded) noexcept nogil:
 cdef void _end(LinkState* k, Entry* e, uint32_t flags) noexcept nogil:
     # a statement has its outcome
     finish(k, e, flags)
+    if e.guard:
+        k.guarding = False
     if e.flags & COPYING:
         e.flags &= <uint8_t>~COPYING
         k.copying = 0
@@ -92,21 +96,6 @@ cdef void _barrier_passed(LinkState* k) noexcept nogil:
         k.skipping = True                        # it read them all: without ours it would still skip
 
 
-cdef bint _our_copy_fail(Message* m) noexcept nogil:
-    cdef const uint8_t* p = m.body
-    cdef size_t n = m.n
-    cdef ssize_t length
-    while n > 1 and p[0]:
-        length = name_length(p + 1, n - 1)
-        if length < 0:
-            return False
-        if p[0] == c'M':
-            return length == 48 and memcmp(p + 1, _lit(b"COPY from stdin failed: pgleash: unexpected data"), 48) == 0
-        p += length + 2
-        n -= length + 2
-    return False
-
-
 cdef void _lost(LinkState* k) noexcept nogil:
     # as the server words it, and ends for it
     cdef char text[160]
@@ -116,23 +105,6 @@ cdef void _lost(LinkState* k) noexcept nogil:
     store32(<uint8_t*>text + 1, <uint32_t>(n + 5))
     to_client_copy(k, <const uint8_t*>text, n + 6)
     link_break(k, b"08P01", b"terminating connection because protocol synchronization was lost")
-
-
-cdef void _state_of(const uint8_t* p, size_t n, char* state, bint* fatal) noexcept nogil:
-    # fields C and V of an ErrorResponse
-    cdef ssize_t length
-    memcpy(state, b"XX000", 6)
-    fatal[0] = False
-    while n > 1 and p[0]:
-        length = name_length(p + 1, n - 1)
-        if length < 0:
-            return
-        if p[0] == c'C' and length == 5:
-            memcpy(state, p + 1, 5)
-        elif p[0] == c'V' and (p[1] == c'F' or (p[1] == c'P' and p[2] == c'A')):
-            fatal[0] = True
-        p += length + 2
-        n -= length + 2
 
 
 cdef void _emit(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
@@ -149,7 +121,7 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef size_t i
     cdef bint synced = False
     cdef bint copied
-    _state_of(m.body, m.n, state, &fatal)
+    state_of(m.body, m.n, state, &fatal)
     if fatal or k.queue.count == 0:
         _emit(k, m, raw)
         k.fatal = k.fatal or fatal
@@ -158,16 +130,24 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     k.stale = k.wait == WAIT_ADMIT
     k.undone = True
     copied = e.flags & COPYING and k.copying != COPY_EXPECTED
-    if copied and k.copying == COPY_REFUSED and _our_copy_fail(m):
+    if copied and k.copying == COPY_REFUSED and our_copy_fail(m):
         _lost(k)
         return STAYS
     if e.disposition == ANSWER:
         to_client_copy(k, e.answer, e.answer_len)
+    elif e.guard == GUARD_BEGIN:
+        return _out_of_step(k)
+    elif e.guard == GUARD_OVER or (e.disposition == SWALLOW and e.guard and e.guard != GUARD_COMMIT):
+        pass                                     # it was told already why it fails
+    elif e.timed and memcmp(state, _lit(b"57014"), 5) == 0:
+        to_client_copy(k, e.stmt.guard.answers[2], e.stmt.guard.lengths[2])
     else:
+        if e.guard and e.kind == c'Q':
+            guard_show(k, e)
         _emit(k, m, raw)
     if e.sqlstate[0] == 0:
         memcpy(e.sqlstate, state, 6)
-    if e.kind == c'Q' or e.kind == c'F' or e.kind == c'S' or e.kind == c'b':
+    if e.kind == c'Q' or e.kind == c'F' or e.kind == c'S' or e.kind == c'b' or e.kind == c'g':
         if e.flags & COPYING:
             e.flags &= <uint8_t>~COPYING
             k.copying = 0
@@ -212,8 +192,13 @@ cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
             pop(k)
         k.held_ready = k.status = m.body[0]
         return HANDLED
-    if e.kind != c'Q' and e.kind != c'F' and e.kind != c'S':
+    if e.kind != c'Q' and e.kind != c'F' and e.kind != c'S' and e.kind != c'g':
         return _out_of_step(k)
+    if e.guard == GUARD_BEGIN:
+        if m.body[0] != c'T':
+            return _out_of_step(k)
+        pop(k)
+        return HANDLED
     if e.disposition == ANSWER and e.sqlstate[0] == 0:
         return _out_of_step(k)
     k.status = m.body[0]
@@ -222,6 +207,8 @@ cdef bint _ready(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         stmt_release(k.reactor, <Stmt*>names_drop(&k.statements, e.name, 0))
         if e.index:
             portal_release(k.reactor, <Portal*>names_drop(&k.portals, e.name, 0))
+        if e.guard and guard_ready(k, e, k.status):
+            return HANDLED
     if e.kind != c'S':
         _end(k, e, 0)
     pop(k)
@@ -247,6 +234,10 @@ cdef bint _row_description(LinkState* k, Entry* e, Message* m, const uint8_t* ra
     if e.kind == c'Q':
         if e.disposition == ANSWER:
             return _out_of_step(k)
+        if e.guard == GUARD_OVER:
+            return HANDLED
+        if e.guard:
+            guard_show(k, e)
         if e.flags & MASKING:
             s = e.stmt
             index = e.index
@@ -282,6 +273,13 @@ cdef bint _complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noex
         k.undone = False
     elif m.n >= 9 and memcmp(m.body, _lit(b"ROLLBACK"), 9) == 0:
         k.undone = True
+    if e.kind == c'g':
+        if e.guard == GUARD_COMMIT:
+            guard_show(k, e)                     # what it said before the transaction ended
+        return HANDLED
+    if e.guard:
+        if guard_complete(k, e, m, raw):
+            return HANDLED
     if e.kind == c'Q' and e.disposition != ANSWER and m.kind != c's':
         e.index += m.kind == c'C'                # an empty query has run nothing
         e.plan = NULL
@@ -329,8 +327,10 @@ cdef bint _confirmed(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noe
 
 
 cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexcept nogil:
-    if (e.kind != c'Q' and e.kind != c'E') or e.disposition == ANSWER:
+    if (e.kind != c'Q' and e.kind != c'E') or e.disposition == ANSWER or e.guard == GUARD_OVER:
         return _out_of_step(k)
+    if e.guard:
+        guard_show(k, e)
     if k.queue.count != 1:
         # Nobody knew that it would read rows. What was sent behind can't be called back, and the server takes it as rows:
         # every later answer would be taken for another statement's.
@@ -342,31 +342,6 @@ cdef bint _copy_in(LinkState* k, Entry* e, Message* m, const uint8_t* raw) noexc
     return HANDLED
 
 
-cdef inline bint _is(const uint8_t* value, size_t n, const char* what, size_t length) noexcept nogil:
-    # with its terminating NUL
-    return n == length and memcmp(value, what, length) == 0
-
-
-cdef bint _parameter(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
-    # What the gateway's reading of statements rests on may not change under it.
-    cdef ssize_t n = name_length(m.body, m.n)
-    cdef const uint8_t* value
-    if n < 0 or name_length(m.body + n + 1, m.n - n - 1) < 0:
-        return _out_of_step(k)
-    value = m.body + n + 1
-    # PostgreSQL tells UNICODE back as it was written: another name of UTF8.
-    if n == 15 and memcmp(m.body, _lit(b"client_encoding"), 15) == 0 and not _is(value, m.n - n - 1, b"UTF8", 5) \
-            and not _is(value, m.n - n - 1, b"UNICODE", 8):
-        link_break(k, b"0A000", b"client_encoding must stay UTF8 behind this gateway")
-        return STAYS
-    if n == 27 and memcmp(m.body, _lit(b"standard_conforming_strings"), 27) == 0 and value[0] == c'o' and value[1] != c'n':
-        link_break(k, b"0A000", b"standard_conforming_strings must stay on behind this gateway")
-        return STAYS
-    keep_change(k, raw, m.total)
-    to_client(k, raw, m.total)
-    return HANDLED
-
-
 cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     cdef uint8_t kind = m.kind
     cdef Entry* e
@@ -374,7 +349,11 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         _emit(k, m, raw)
         return HANDLED
     if kind == c'S':
-        return _parameter(k, m, raw)
+        if not parameter_kept(k, m):
+            return STAYS
+        keep_change(k, raw, m.total)
+        to_client(k, raw, m.total)
+        return HANDLED
     if kind == c'E':
         return _error(k, m, raw)
     if k.queue.count == 0:
@@ -411,6 +390,10 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         if e.flags & MASKING:
             link_break(k, b"42501", b"COPY of masked data is refused")
             return STAYS
+        if e.guard and kind == c'H':
+            guard_show(k, e)
+        if e.guard and (not guard_rows(k, e) if kind == c'd' else e.guard == GUARD_OVER):
+            return HANDLED
         if kind == c'd':
             e.rows += 1
             e.bytes += m.total
@@ -517,7 +500,8 @@ cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept no
     while off < n and k.pause == 0 and not k.ended:
         if k.server.stream_left:
             take = n - off if n - off < k.server.stream_left else k.server.stream_left
-            to_client(k, p + off, take)
+            if not k.drop_rows:
+                to_client(k, p + off, take)
             k.server.stream_left -= take
             off += take
             continue
@@ -532,25 +516,30 @@ cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept no
             if not ok:
                 link_break(k, b"08P01", b"rows came that nothing allows to pass")
                 break
+            e = queue_at(&k.queue, 0)
+            k.drop_rows = False
+            if e.guard and not guard_rows(k, e):
+                k.drop_rows = True
+                k.server.stream_left = m.total
+                continue
             if plan != NULL:
                 if r == FRAME_PART:
                     if m.total > LARGEST:
                         link_break(k, b"54000", b"a masked row is longer than this gateway accepts")
                     break
-                used = _masked_rows(k, plan, p + off, n - off, m.total)
+                used = _masked_rows(k, plan, p + off, m.total if e.guard else n - off, m.total)
                 off += used
                 if used == 0:
                     break
                 continue
             if r == FRAME_PART and m.total < STREAMED:
                 break
-            e = queue_at(&k.queue, 0)
             if r == FRAME_PART:
                 e.rows += 1
                 e.bytes += m.total
                 k.server.stream_left = m.total
                 continue
-            take = row_run(p + off, n - off, &rows)
+            take = row_run(p + off, m.total if e.guard else n - off, &rows)
             e.rows += rows
             e.bytes += take
             to_client(k, p + off, take)
@@ -560,6 +549,7 @@ cdef size_t server_process(LinkState* k, const uint8_t* p, size_t n) noexcept no
             if m.kind == c'd' and m.total >= STREAMED:
                 _plan(k, &ok)
                 e = queue_at(&k.queue, 0)
+                k.drop_rows = e.guard and not guard_rows(k, e)
                 if not ok or e.flags & MASKING:
                     link_break(k, b"08P01", b"rows came that nothing allows to pass")
                     break

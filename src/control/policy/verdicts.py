@@ -1,0 +1,74 @@
+"""From the rulings on a text's statements to the one verdict that the data plane gets.
+
+Never add here: a judgement; every ruling is decide.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from control.policy.decide import Ruling, Touch
+from control.policy.duties import strictest
+from control.policy.facts import Facts
+from pgwire.ports import Effect, NameChange, Verdict
+
+__all__ = ["verdict_of"]
+
+
+def verdict_of(
+    version: str,
+    facts: tuple[Facts, ...],
+    ruling: Ruling,
+    found: Sequence[tuple[Ruling, tuple[Touch, ...]]],
+    touched: tuple[Touch, ...],
+    masks: bool,
+) -> Verdict:
+    """The verdict: ``ruling`` is the one that decides, ``found`` has each statement's own; ``masks``: its rows need a plan."""
+    reasons = tuple(dict.fromkeys(reason for each, _ in found for reason in each.reasons)) or ruling.reasons
+    tables = sorted({touch.table for touch in touched})
+    changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
+    plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
+    names = tuple(
+        NameChange(index, change.space, change.name, change.text if change.facts is not None else None, change.holds)
+        for index, each in enumerate(facts)
+        for change in each.names
+    )
+    verbs = sorted(frozenset().union(*(each.verbs for each in facts)))
+    summary: dict[str, Any] = {
+        "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
+        "verbs": verbs,
+        "tables": [{"table": touch.table, "verb": touch.verb, "wide": touch.wide} for touch in touched],
+        "effects": sorted(frozenset().union(*(each.effects for each, _ in found))),
+        "functions": sorted(frozenset().union(*(each.functions for each in facts))),
+    }
+    observed = tuple(dict.fromkeys(word for each, _ in found for word in each.observed))
+    by_values = any(weighed.by_values for each, _ in found for weighed in each.weighed)
+    kept = ruling.effect is Effect.ALLOW and plain and not observed and not by_values
+    kept = kept and not any(each.hold is not None for each, _ in found)
+    return Verdict(
+        effect=ruling.effect,
+        reasons=reasons if ruling.reasons and ruling.reasons[0] in reasons else (*ruling.reasons, *reasons),
+        rule=ruling.rule,
+        policy_version=version,
+        masks=masks,
+        cacheable=kept,
+        settles=changes,
+        hold=ruling.hold if ruling.effect is Effect.HOLD else None,
+        sqlstate=ruling.sqlstate,
+        message=ruling.message,
+        detail=_detail(ruling, tables) if ruling.effect is not Effect.ALLOW else {},
+        hint=ruling.hint,
+        facts=summary,
+        names=names,
+        copies_in=any("copy_from" in each.kinds for each in facts),
+        obligations=strictest(each.obligations for each, _ in found),
+        observed=observed,
+    )
+
+
+def _detail(ruling: Ruling, tables: list[str]) -> dict[str, Any]:
+    """What a denial tells machines (docs/denials.md)."""
+    kind = ruling.rule if ruling.rule in ("grant", "mask", "built-in") else "rule"
+    matched = list(ruling.matched) or list(ruling.reasons[:1])
+    return {"class": kind, "rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons), "matched": matched}

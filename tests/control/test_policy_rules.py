@@ -1,0 +1,293 @@
+"""What a rule matches, and what follows: conditions one by one, errors that deny, observing, obligations, offline schemas."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from control.policy.bound import BoundValues, Undecodable
+from control.policy.document import read_policy
+from control.policy.explaining import Explanation
+from control.policy.offline import Offline, read_schema
+from control.policy.rules import Bound, PolicyError, Window
+from pgwire.ports import Principal
+
+SCHEMA = """
+CREATE SCHEMA hr;
+CREATE TABLE public.orders (id int PRIMARY KEY, status text, total numeric);
+CREATE TABLE public.customers (id int, email text, name text);
+CREATE TABLE hr.salaries (id int, amount numeric);
+CREATE TABLE old_customers (CHECK (id < 9)) INHERITS (public.customers);
+CREATE VIEW public.people AS SELECT id, email AS address FROM customers;
+CREATE FUNCTION public.wipe() RETURNS void LANGUAGE plpgsql AS $$ BEGIN DELETE FROM orders; END $$;
+"""
+AGENT = Principal("agent-7", groups=frozenset({"agents"}), acts_for="ann", claims={"team": "data", "realm": {"roles": ["a", "b"]}, "n": 3})
+
+
+def rules(*more: str, labels: str = "") -> str:
+    allow = "  - {name: all, effect: allow, verbs: [select, insert, update, delete, ddl, truncate]}\n"
+    return f"version: 1\nlabels: {{pii.email: ['public.customers.email'], hr.pay: ['hr.*.amount']{labels}}}\nrules:\n{allow}" + "".join(
+        f"  - {rule}\n" for rule in more
+    )
+
+
+def ask(document: str, sql: str, principal: Principal = AGENT, at: str = "2026-03-02T10:00:00+00:00", bound: Any = None) -> Explanation:
+    offline = Offline(document, "policy.yaml", SCHEMA)
+    moment = datetime.fromisoformat(at).timestamp()
+    return asyncio.run(offline.explain(principal, "shop", sql, clock=lambda: moment, bound=bound))
+
+
+@pytest.mark.parametrize(
+    ("who", "covered"),
+    [
+        ("{subjects: ['agent-*']}", True),
+        ("{subjects: [other]}", False),
+        ("{groups: [agents, x]}", True),
+        ("{acts_for: [ann]}", True),
+        ("{acts_for: [bob]}", False),
+        ("{claims: {team: data}}", True),
+        ("{claims: {team: [x, 'da*']}}", True),
+        ("{claims: {realm.roles: b}}", True),
+        ("{claims: {realm.roles: c}}", False),
+        ("{claims: {n: '3'}}", True),
+        ("{claims: {none: '*'}}", False),
+        ("{claims: {team: data, realm.roles: c}}", False),
+    ],
+)
+def test_principals(who: str, covered: bool) -> None:
+    assert ask(rules(f"{{name: no, effect: deny, who: {who}}}"), "SELECT id FROM orders").effect == ("deny" if covered else "allow")
+
+
+@pytest.mark.parametrize(
+    ("when", "sql", "speaks"),
+    [
+        ("{effects: [writes]}", "SELECT id FROM orders", False),
+        ("{effects: [writes]}", "UPDATE orders SET status = 'x' WHERE id = 1", True),
+        ("{effects: [settings]}", "SET statement_timeout = 1", True),
+        ("{effects: [unknown]}", "SELECT wipe()", True),
+        ("{effects: [copy_out]}", "COPY orders TO STDOUT", True),
+        ("{effects: [locks]}", "LOCK TABLE orders", True),
+        ("{labels: [pii.email]}", "SELECT id FROM customers", False),
+        ("{labels: [pii.email]}", "SELECT email FROM customers", True),
+        ("{labels: [pii.email]}", "SELECT id FROM customers WHERE email = 'x'", True),
+        ("{labels: [pii.email]}", "SELECT * FROM customers", True),
+        ("{labels: [pii.email]}", "SELECT c FROM customers c", True),
+        ("{labels: [pii.email]}", "SELECT address FROM people", True),
+        ("{labels: [pii.email]}", "SELECT id FROM people", False),
+        ("{labels: [pii.email]}", "SELECT email FROM old_customers", True),
+        ("{labels: ['hr.*']}", "SELECT email FROM customers", False),
+        ("{labels: [pii.email]}", "UPDATE customers SET email = 'x' WHERE id = 1", True),
+        ("{labels: [pii.email]}", "UPDATE customers SET name = 'x' WHERE id = 1", False),
+        ("{labels: [pii.email]}", "INSERT INTO customers VALUES (1, 'x', 'y')", True),
+        ("{labels: [pii.email]}", "INSERT INTO customers (id, name) VALUES (1, 'x')", False),
+        ("{labels: [pii.email]}", "UPDATE people SET address = 'x' WHERE id = 1", True),
+        ("{labels: [pii.email]}", "SELECT wipe()", True),
+        ("{labels: [pii.email]}", "WITH x AS (SELECT email FROM customers) SELECT count(*) FROM x", True),
+        ("{labels: [pii.email]}", "PREPARE p AS SELECT email FROM customers", True),
+    ],
+)
+def test_conditions_on_statements(when: str, sql: str, speaks: bool) -> None:
+    said = ask(rules(f"{{name: no, effect: deny, when: {when}}}", "{name: f, effect: allow, when: {functions: ['*']}}"), sql)
+    assert said.effect == ("deny" if speaks else "allow"), said.rules
+
+
+@pytest.mark.parametrize(
+    ("times", "at", "is_open"),
+    [
+        ("{days: [mon-fri], hours: '09:00-17:00'}", "2026-03-02T09:00:00+00:00", True),
+        ("{days: [mon-fri], hours: '09:00-17:00'}", "2026-03-02T17:00:00+00:00", False),
+        ("{days: [mon-fri], hours: '09:00-17:00'}", "2026-03-01T10:00:00+00:00", False),
+        ("{hours: '09:00-17:00', zone: Asia/Tokyo}", "2026-03-02T00:30:00+00:00", True),
+        ("{hours: '09:00-17:00', zone: America/New_York}", "2026-07-01T13:30:00+00:00", True),
+        ("{days: [fri], hours: '22:00-06:00'}", "2026-03-07T05:59:00+00:00", True),
+        ("{days: [fri], hours: '22:00-06:00'}", "2026-03-06T05:59:00+00:00", False),
+        ("[{days: [sat]}, {days: [mon]}]", "2026-03-02T23:59:59+00:00", True),
+        ("{days: [sat-mon]}", "2026-03-03T00:00:00+00:00", False),
+        ("{hours: '00:00-24:00'}", "2026-03-03T00:00:00+00:00", True),
+    ],
+)
+def test_times(times: str, at: str, is_open: bool) -> None:
+    document = rules(f"{{name: no, effect: deny, when: {{times: {times}}}}}")
+    assert ask(document, "SELECT id FROM orders", at=at).effect == ("deny" if is_open else "allow")
+
+
+def test_an_allow_outside_its_times_says_so() -> None:
+    document = "version: 1\nrules:\n  - {name: day, effect: allow, when: {times: {hours: '09:00-17:00'}}}\n"
+    assert ask(document, "SELECT id FROM orders").effect == "allow"
+    said = ask(document, "SELECT id FROM orders", at="2026-03-02T20:00:00+00:00")
+    assert said.effect == "deny"
+    assert "another time" in said.hint
+    assert said.rules[0].outcome == "silent"
+
+
+UPDATE = "UPDATE orders SET total = $1 WHERE id = $2"
+
+
+@pytest.mark.parametrize(
+    ("condition", "values", "speaks"),
+    [
+        ("{position: 1, gt: 1000}", ("1000.01", "1"), True),
+        ("{position: 1, gt: 1000}", ("1e3", "1"), False),
+        ("{position: 1, gt: 1000}", (None, "1"), False),
+        ("{position: 1, gte: 1000}", (" 1000 ", "1"), True),
+        ("{position: 1, lt: 0}", ("-0.5", "1"), True),
+        ("{position: 2, in: [1, 2]}", ("1", "2"), True),
+        ("{position: 2, not_in: [1, 2]}", ("1", "2"), False),
+        ("{position: 1, 'null': true}", (None, "1"), True),
+        ("{position: 1, 'null': false}", (None, "1"), False),
+        ("{position: 1, matches: 'a*'}", ("abc", "1"), True),
+        ("{position: 1, eq: abc}", ("abc", "1"), True),
+        ("{position: 1, ne: abc}", ("abc", "1"), False),
+        ("{position: 1, eq: true}", ("t", "1"), True),
+        ("{position: 1, lt: '2026-01-01'}", ("2025-12-31 10:00:00", "1"), True),
+        ("[{position: 1, gt: 1}, {position: 1, lt: 3}]", ("2", "1"), True),
+        ("[{position: 1, gt: 1}, {position: 2, eq: 7}]", ("2", "1"), False),
+    ],
+)
+def test_bound_values(condition: str, values: tuple[str | None, ...], speaks: bool) -> None:
+    raw = tuple(None if value is None else value.encode() for value in values)
+    said = ask(rules(f"{{name: no, effect: deny, when: {{parameters: {condition}}}}}"), UPDATE, bound=(raw, (0, 0)))
+    assert said.effect == ("deny" if speaks else "allow"), said.rules
+
+
+@pytest.mark.parametrize("value", [b"ten", b"NaN", b"Infinity", b"\xff", b"0x10", b"$5"])
+def test_a_value_that_can_not_be_read_denies(value: bytes) -> None:
+    document = rules("{name: big, effect: hold, approvers: [dba], when: {parameters: {position: 1, gt: 1000}}}")
+    said = ask(document, UPDATE, bound=((value, b"1"), (0, 0)))
+    assert (said.effect, said.rule) == ("deny", "big")
+    assert "can't be evaluated" in said.message
+
+
+def test_a_value_that_stands_in_the_text_denies() -> None:
+    document = rules("{name: big, effect: deny, tables: [public.orders], verbs: [update], when: {parameters: {position: 1, gt: 1000}}}")
+    said = ask(document, "UPDATE orders SET total = 5000 WHERE id = 1")
+    assert (said.effect, said.rule) == ("deny", "big")
+    assert ask(document, "SELECT id FROM orders").effect == "allow"
+
+
+def numeric(value: str) -> bytes:
+    whole, _, part = value.lstrip("-").partition(".")
+    whole = whole.zfill(-(-len(whole) // 4) * 4)
+    part = part.ljust(-(-len(part) // 4) * 4, "0")
+    digits = [int((whole + part)[at : at + 4]) for at in range(0, len(whole + part), 4)]
+    return struct.pack(f"!HhHH{len(digits)}H", len(digits), len(whole) // 4 - 1, 0x4000 if value[0] == "-" else 0, 0, *digits)
+
+
+@pytest.mark.parametrize(
+    ("oid", "raw", "operand"),
+    [
+        (23, struct.pack("!i", 42), Decimal(42)),
+        (20, struct.pack("!q", -5), Decimal(-5)),
+        (21, struct.pack("!h", 7), Decimal(7)),
+        (701, struct.pack("!d", 2.5), Decimal("2.5")),
+        (1700, numeric("-12345.678"), Decimal("-12345.678")),
+        (1700, numeric("0.0001"), Decimal("0.0001")),
+        (16, b"\1", "true"),
+        (25, "käse".encode(), "käse"),
+        (1082, struct.pack("!i", 366), "2001-01-01"),
+        (1114, struct.pack("!q", 86_400_000_000), "2000-01-02"),
+        (1184, struct.pack("!q", 0), "2000-01-01T02:00:00+02:00"),
+        (2950, bytes(range(16)), "00010203-0405-0607-0809-0a0b0c0d0e0f"),
+        (3802, b'\1{"a": 1}', '{"a": 1}'),
+    ],
+)
+def test_binary_values(oid: int, raw: bytes, operand: Any) -> None:
+    assert BoundValues((raw,), (1,), (oid,)).satisfy(Bound(1, "eq", operand))
+    assert not BoundValues((raw,), (1,), (oid,)).satisfy(Bound(1, "ne", operand))
+    for wrong in ((raw + b"\0", oid) if oid in (23, 20, 21, 701, 16, 1082) else (raw, 17), (raw, 0)):
+        with pytest.raises(Undecodable):
+            BoundValues((wrong[0],), (1,), (wrong[1],)).satisfy(Bound(1, "eq", operand))
+
+
+def test_an_observing_rule_changes_nothing() -> None:
+    document = rules("{name: strict, effect: deny, mode: observe, tables: [public.orders]}")
+    said = ask(document, "SELECT id FROM orders")
+    assert (said.effect, said.observed) == ("allow", ("observe: rule strict would deny",))
+    alone = "version: 1\nrules:\n  - {name: maybe, effect: allow, mode: observe}\n"
+    said = ask(alone, "SELECT id FROM orders")
+    assert (said.effect, said.observed) == ("deny", ("observe: rule maybe would allow",))
+
+
+def test_the_strictest_obligations_count() -> None:
+    document = rules(
+        "{name: a, effect: allow, obligations: {max_rows: 10, statement_timeout: 5}}",
+        "{name: b, effect: allow, verbs: [select], obligations: {max_rows: 5, max_affected: 3, record: none}}",
+    )
+    asked = ask(document, "SELECT id FROM orders").obligations
+    assert (asked.max_rows, asked.max_affected, asked.statement_timeout, asked.record) == (5, 3, 5.0, 0)
+
+
+@pytest.mark.parametrize("sql", ["DELETE FROM orders WHERE id = 1", "SELECT wipe()", "CREATE TABLE x (a int)"])
+def test_read_only_reads_only(sql: str) -> None:
+    document = "version: 1\nrules:\n  - {name: r, effect: allow, obligations: {read_only: true}}\n" + (
+        "  - {name: f, effect: allow, when: {functions: ['*']}, obligations: {read_only: true}}\n"
+    )
+    assert ask(document, "SELECT id FROM orders").effect == "allow"
+    assert "reading only" in ask(document, sql).message
+
+
+def test_terms_of_several_holds() -> None:
+    document = rules(
+        "{name: h1, effect: hold, approvers: [dba, sec], needed: 2, timeout: 100, transaction_timeout: 20}",
+        "{name: h2, effect: hold, approvers: [sec], timeout: 60, mode: defer}",
+    )
+    terms = ask(document, "SELECT id FROM orders").hold
+    assert terms is not None
+    assert (terms.approvers, terms.needed, terms.timeout, terms.transaction_timeout, terms.defer) == (("sec",), 2, 60.0, 20.0, True)
+
+
+def test_a_denial_shows_the_way() -> None:
+    document = rules("{name: no, effect: deny, tables: [public.customers], instead: the view public.people}")
+    said = ask(document, "SELECT email FROM customers")
+    assert said.hint == "Use the view public.people instead."
+    said = ask(
+        "version: 1\nrules: []\ngrants: [{who: {groups: [agents]}, database: shop, tables: [public.orders]}]\n",
+        "DELETE FROM hr.salaries WHERE id = 1",
+    )
+    assert "pgleash grants create agent-7 shop --table 'hr.salaries' --verb delete" in said.hint
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ("{name: x, effect: allow, needed: 2}", "needed only goes with effect: hold"),
+        ("{name: x, effect: deny, obligations: {max_rows: 1}}", "obligations only go"),
+        ("{name: x, effect: allow, mode: defer}", "enforce or observe"),
+        ("{name: x, effect: allow, obligations: {max_row: 1}}", "unknown key 'max_row'"),
+        ("{name: x, effect: allow, when: {labels: [nope]}}", "no label 'nope'"),
+        ("{name: x, effect: allow, when: {times: {hours: '9-17'}}}", "hours must be"),
+        ("{name: x, effect: allow, when: {times: {days: [monday]}}}", "days has 'monday'"),
+        ("{name: x, effect: allow, when: {times: {zone: Mars/Olympus, hours: '01:00-02:00'}}}", "zone must be"),
+        ("{name: x, effect: allow, when: {effects: [magic]}}", "effects has 'magic'"),
+        ("{name: x, effect: allow, when: {parameters: {position: 1}}}", "must compare"),
+        ("{name: x, effect: allow, when: {parameters: {gt: 1}}}", "lacks position"),
+        ("{name: x, effect: allow, who: {claims: [a]}}", "claims must be"),
+        ("{name: x, effect: allow, obligations: {statement_timeout: 0}}", "seconds above 0"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(rule: str, problem: str) -> None:
+    with pytest.raises(PolicyError, match=problem) as caught:
+        read_policy(rules(rule), "p.yaml")
+    assert str(caught.value).startswith("p.yaml:5:")
+
+
+def test_windows_that_run_over_midnight() -> None:
+    window = Window(frozenset({0}), datetime(2026, 1, 1, 22).time(), datetime(2026, 1, 1, 2).time())
+    assert window.open(datetime(2026, 3, 3, 1, tzinfo=UTC))
+    assert not window.open(datetime(2026, 3, 2, 1, tzinfo=UTC))
+
+
+def test_schemas_are_read() -> None:
+    made = read_schema(SCHEMA)
+    assert made.by_name["public", "people"].columns == {1: "id", 2: "address"}
+    assert made.by_name["public", "old_customers"].columns == {1: "id", 2: "email", 3: "name"}
+    assert made.opaque == {"public.wipe"}
+    assert made.resolve("", "pg_class", ("public",)) is not None
+    assert read_schema('{"a.b": ["c"]}').by_name["a", "b"].columns == {1: "c"}
+    with pytest.raises(ValueError, match="not SQL"):
+        read_schema("CREATE TABEL x")
