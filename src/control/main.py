@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import itertools
 import logging
 import os
@@ -182,9 +183,27 @@ class Gateway:
         self._recorder.close()
 
     def reload(self) -> None:
-        """Read the policy again. A wrong document is logged and audited, and the old one stays in force."""
+        """Read policy and certificate again. What is wrong is logged and audited, and the old one stays in force."""
         with contextlib.suppress(PolicyError, Refused):
             self.reload_policy()
+        self._renew_certificate()
+
+    def _renew_certificate(self) -> None:
+        files = self.settings.listen.tls
+        if self._tls is None or files is None:
+            return
+        before = self._tls.certificate
+        try:
+            self._tls.renew(str(files.certificate), str(files.key))
+        except TlsError as error:
+            _log.error("the certificate is not changed: %s", error)
+            return
+        now = self._tls.certificate
+        if now is not None and now != before:
+            digest = hashlib.sha256(now).hexdigest()
+            _log.info("certificate %s is shown from now on", digest)
+            with contextlib.suppress(Refused):
+                self._audit.record("certificate.loaded", {"sha256": digest})
 
     def reload_policy(self) -> bool:
         """Read the policy again; whether it has changed. Raises ``PolicyError``, and ``Refused`` when it can't be audited."""
@@ -249,11 +268,13 @@ class Gateway:
             await asyncio.sleep(_RETRY)
 
     async def _tick(self) -> None:
-        changed = _changed(self.settings.policy.file)
+        files = self.settings.listen.tls
+        watched = [self.settings.policy.file, *((files.certificate, files.key) if files else ())]
+        changed = [_changed(file) for file in watched]
         while True:
             await asyncio.sleep(min(_TICK, self._engine.next_turn()))
             await self._ledger.expire_due()
-            now = _changed(self.settings.policy.file)
+            now = [_changed(file) for file in watched]
             if now != changed:
                 changed = now
                 self.reload()

@@ -12,7 +12,8 @@ import stat
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -321,6 +322,40 @@ def test_users_with_a_verifier_have_no_use_for_tokens_and_others_no_use_for_pass
         psycopg.connect(scram_stage.dsn("elsewhere", "pässwörd"))
     assert "there is no such user" not in scram_stage.log.read_text()
     assert "the proof is wrong" in scram_stage.log.read_text()
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(scram_stage: Stage, tmp_path: Path) -> None:
+    """Noticed by itself; who is connected stays; a key that does not belong to it changes nothing, and neither does rubbish."""
+    before = shown(scram_stage)
+    with psycopg.connect(scram_stage.dsn("bob", "pässwörd"), autocommit=True) as connection:
+        made = make_certificates(scram_stage.home / "tls")
+        eventually(lambda: shown(scram_stage) != before)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        psycopg.connect(scram_stage.dsn("bob", "pässwörd", channel_binding="require")).close()
+    now, key = shown(scram_stage), made.key.read_bytes()
+    for count, wrong in enumerate((b"rubbish", make_certificates(tmp_path).key.read_bytes()), 1):
+        made.key.write_bytes(wrong)
+        eventually(lambda count=count: scram_stage.log.read_text().count("the certificate is not changed") >= count)  # type: ignore[misc]
+        assert shown(scram_stage) == now
+    made.key.write_bytes(key)
+    assert "is shown from now on" in scram_stage.log.read_text()
+
+
+def shown(stage: Stage) -> bytes:
+    """The certificate that the gateway shows now, in DER."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["postgresql"])
+    with socket.create_connection(("127.0.0.1", stage.port)) as raw, context.wrap_socket(raw) as secured:
+        return secured.getpeercert(True) or b""
+
+
+def eventually(happens: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until it does."""
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_peer_is_what_it_was() -> None:

@@ -156,6 +156,11 @@ cdef class TlsContext:
         openssl_table.SSL_CTX_set_alpn_select_cb(self.ctx, <void*>openssl_alpn, NULL)
         return self
 
+    def renew(self, str certificate, str key):
+        """Show another certificate from now on, a listener's; connections that are there keep theirs. Raises TlsError, changing nothing."""
+        cdef TlsContext other = TlsContext.server(certificate, key)
+        self.ctx, other.ctx = other.ctx, self.ctx
+
     @staticmethod
     def client(str mode, ca_file=None, certificate=None, key=None):
         """A server leg's context. Without ``ca_file`` the system's trust store is used."""
