@@ -98,6 +98,7 @@ class Gateway:
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
         kept = settings.warm
         self._warm = WarmServers(WarmLimits(kept.per_login, kept.total, kept.idle, kept.age), self._logins.give_back)
+        self._engine.aside = self._warm.clear
         # Numbers rise across restarts: seconds since 1970 in the upper bits, a counter in the lower 24.
         numbers = itertools.count(int(time.time()) << 24)
         parts = Parts(
@@ -172,7 +173,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._logins.close()
         for catalog in self._catalogs.values():
-            await catalog.close()
+            await catalog.rest()
         await self._verifier.close()
         with contextlib.suppress(Refused):
             self._audit.record("gateway.stopped", {"pid": os.getpid()})

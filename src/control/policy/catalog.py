@@ -85,6 +85,10 @@ class CatalogSource(Protocol):
         """Read the catalog again."""
         ...
 
+    async def rest(self) -> None:
+        """Hold no connection open until the next refresh."""
+        ...
+
 
 _RELATIONS = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text,
@@ -140,8 +144,8 @@ class Catalog:
         self._watch: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._fingerprint: tuple[Any, ...] | None = None
 
-    async def close(self) -> None:
-        """Let the server go."""
+    async def rest(self) -> None:
+        """See ``CatalogSource``."""
         watch, self._watch = self._watch, None
         if watch is not None:
             await watch.close()
@@ -215,7 +219,7 @@ class Catalog:
                 self._watch = await self._connect()
             return await (await self._watch.execute(_FINGERPRINT)).fetchone()
         except psycopg.OperationalError:
-            await self.close()
+            await self.rest()
             return None
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:

@@ -39,6 +39,7 @@ __all__ = ["GrantTemplate", "PolicyEngine", "SessionJudge"]
 _OFF_LOOP_BYTES = 65536
 _REMEMBERED = 512
 _MOST_PATHS = 4
+_ALONE = frozenset({"create_database", "drop_database", "alter_database", "rename"})  # the server wants a database without sessions for it
 _SEVERITY = {Effect.ALLOW: 0, Effect.HOLD: 1, Effect.DENY: 2}
 
 
@@ -72,9 +73,17 @@ class PolicyEngine:
         self._clock = clock
         self._open: tuple[bool, ...] = ()
         self.budgets = Budgets()
+        self.aside: Callable[[], None] | None = None  # closes other connections that the gateway keeps
         self.texts: dict[bytes, tuple[Facts, ...]] = {}  # what was read of texts that use no name of a session's
         self._maskings: WeakValueDictionary[tuple[object, ...], Masking] = WeakValueDictionary()
         self._policy = self._read()
+
+    async def step_aside(self) -> None:
+        """Close what the gateway itself has open on the databases: catalogs' connections come back when they are wanted."""
+        for catalog in self._catalogs.values():
+            await catalog.rest()
+        if self.aside is not None:
+            self.aside()
 
     @property
     def version(self) -> str:
@@ -349,6 +358,9 @@ class SessionJudge:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
         verdict = verdict_of(self._policy.version, facts, ruling, found, touched, masks)
+        if ruling.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
+            await self._engine.step_aside()
+            verdict = replace(verdict, cacheable=False)
         return shared(statement, facts, self._within_budget(statement, verdict))
 
     async def _judge_call(self, statement: Statement) -> Verdict:
