@@ -232,7 +232,6 @@ class Twins:
         self._tls = tls
         self._setup = setup
         self._port = port
-        self._token = stage.token(who)
         self.direct = self._direct()
         self.gateway = self._gateway()
 
@@ -252,7 +251,7 @@ class Twins:
         if self._tls:
             client.secure(str(self.stage.certificates.ca))
         name = {"agent": "agent-7", "analyst": "analyst-1"}[self._who]
-        return self._ready(client, name, self._token)
+        return self._ready(client, name, self.stage.token(self._who))
 
     def _ready(self, client: WireClient, user: str, password: str) -> WireClient:
         told = client.login(user, "shop", password)
