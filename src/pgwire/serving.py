@@ -182,6 +182,9 @@ class Serving:
         if problem == "audit":
             link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
             return
+        if problem == "name":
+            link.refuse(error_response("ERROR", "22021", "a name is not valid UTF-8"))
+            return
         if problem == "portal":
             link.refuse(error_response("ERROR", "34000", f'portal "{portal}" does not exist'))
             return

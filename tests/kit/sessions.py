@@ -41,6 +41,14 @@ CASES: dict[str, tuple[bytes, ...]] = {
     "flush without sync": (parse("SELECT 1"), FLUSH, bind(), FLUSH, execute(), FLUSH, runs("SELECT 1/0"), FLUSH, runs("SELECT 2")),
     "query inside a pipeline": (parse("SELECT 1"), bind(), query("SELECT 2"), execute(), sync(), query("SELECT 3")),
     "failing query inside a pipeline": (parse("SELECT 1", "a"), query("SELECT 1/0"), bind(statement="a"), execute(), sync()),
+    "names that are no text": (
+        message(b"P", b"\x80\0ELECT 1\0\0\0"),
+        sync(),
+        message(b"P", b"\xff\0SELECT 1\0\0\0"),
+        sync(),
+        message(b"E", b"\xc3(\0\0\0\0\0"),
+        sync(),
+    ),
     # portals
     "suspended again and again": (parse(FIVE), bind(), *(execute("", 2) for _ in range(4)), sync()),
     "suspended over flushes": (

@@ -36,6 +36,14 @@ GONE = UP_GONE
 BROKEN = UP_BROKEN
 
 
+cdef object _read_name(bytes name):
+    # None: it is not UTF-8
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 cdef class Link:
     """Two legs joined. ``handler(bits, from_client)`` is told what is wanted; see the constants of this module.
 
@@ -143,10 +151,13 @@ cdef class Link:
         if m.kind == c'P':
             n = name_length(m.body, m.n)
             n2 = name_length(m.body + n + 1, m.n - n - 1)
-            return b"P", (<const char*>m.body + n + 1)[:n2], (<const char*>m.body)[:n].decode("utf-8", "replace"), "", (), (), (), problem
+            name = _read_name((<const char*>m.body)[:n])
+            return b"P", (<const char*>m.body + n + 1)[:n2], name or "", "", (), (), (), "name" if name is None else problem
         if m.kind == c'E':
             n = name_length(m.body, m.n)
-            name = (<const char*>m.body)[:n].decode("utf-8", "replace")
+            name = _read_name((<const char*>m.body)[:n])
+            if name is None:
+                return b"E", b"", "", "", (), (), (), "name"
             p = meant_portal(&self.st, m.body, n)
             if p == NULL or p.stmt == NULL:
                 return b"E", b"", "", name, (), (), (), "portal"
