@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,23 @@ def test_the_smallest_configuration_loads(tmp_path: Path) -> None:
         assert load(path).databases["shop"].server.dbname == "shop"
 
 
-def test_the_policies_are_read() -> None:
+def test_the_policies_are_read_and_their_cases_hold(tmp_path: Path) -> None:
     found = blocks(ROOT / "docs" / "policy.md", "yaml")
     assert found
-    for text in found:
+    policies = [text for text in found if text.startswith("version:")]
+    assert len(policies) >= 2
+    for text in policies:
         assert read_policy(text).rules
+    cases = next(text for text in found if "cases:" in text)
+    (tmp_path / "cases.yaml").write_text(cases)
+    (tmp_path / "policy.yaml").write_text(policies[1] + "masks: [{label: pii.email, action: email}]\n")
+    (tmp_path / "schema.json").write_text(
+        '{"public.orders": ["id", "status"], "public.refunds": ["id", "amount"], "public.customers": ["id", "email"]}'
+    )
+    words = ["policy", "test", "cases.yaml", "--policy", "policy.yaml", "--schema", "schema.json"]
+    words = [str(tmp_path / word) if "." in word else word for word in words]
+    done = subprocess.run([sys.executable, "-m", "pgleash.cli", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_init_writes_is_right(tmp_path: Path) -> None:

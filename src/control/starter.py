@@ -107,7 +107,8 @@ recording:                      # what clients saw, for replay
 """
 
 _STARTER_POLICY = """\
-# pgleash policy. Deny overrides hold, hold overrides allow, and what no rule allows is denied.
+# pgleash policy. Deny overrides hold, hold overrides allow, and what no rule allows is denied. Catalogs can be read without a rule.
+# pgleash policy check FILE reads it, pgleash policy explain and pgleash policy test say what it would answer.
 version: 1
 
 labels:                         # schema.table.column patterns; what is protected
@@ -123,13 +124,15 @@ rules:
     tables: ["public.*"]
     verbs: [select]
     effect: allow
+    obligations: {statement_timeout: 60}  # seconds
 
-  - name: agents-write          # and change rows in them
+  - name: agents-write          # and change rows in them, not too many at a time
     who: {groups: [agents]}
     database: shop
     tables: ["public.*"]
     verbs: [insert, update, delete]
     effect: allow
+    obligations: {max_affected: 1000, statement_timeout: 60, lock_timeout: 10}
 
   - name: hold-wide-changes     # but an UPDATE or DELETE of every row waits for a person
     who: {groups: [agents]}
@@ -137,6 +140,8 @@ rules:
     effect: hold
     approvers: [dba]
     timeout: 300                # seconds
+    transaction_timeout: 60     # and inside an open transaction, whose locks others wait for
+    hint: Add a WHERE that names the rows, and it runs without asking.
 
   - name: hold-schema-changes   # and so does DDL
     who: {groups: [agents]}
@@ -146,6 +151,13 @@ rules:
     effect: hold
     approvers: [dba]
     timeout: 300
+
+  # - name: office-hours        # rules can also look at times, labels of columns, claims, effects and bound values
+  #   who: {groups: [agents], claims: {environment: production}}
+  #   when: {effects: [writes], times: {days: [sat-sun]}}
+  #   effect: hold
+  #   approvers: [dba]
+  #   mode: observe             # judged and recorded, not enforced: leave it out when the audit log shows what you want
 
 masks:                          # what agents see of protected columns
   - {who: {groups: [agents]}, label: pii.email, action: email}

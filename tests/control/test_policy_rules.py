@@ -6,16 +6,18 @@ import asyncio
 import struct
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from control.policy.bound import BoundValues, Undecodable
 from control.policy.document import read_policy
+from control.policy.engine import PolicyEngine, SessionJudge
 from control.policy.explaining import Explanation
 from control.policy.offline import Offline, read_schema
 from control.policy.rules import Bound, PolicyError, Window
-from pgwire.ports import Principal
+from pgwire.ports import Effect, Principal, Scope, Statement
 
 SCHEMA = """
 CREATE SCHEMA hr;
@@ -114,6 +116,28 @@ def test_conditions_on_statements(when: str, sql: str, speaks: bool) -> None:
 def test_times(times: str, at: str, is_open: bool) -> None:
     document = rules(f"{{name: no, effect: deny, when: {{times: {times}}}}}")
     assert ask(document, "SELECT id FROM orders", at=at).effect == ("deny" if is_open else "allow")
+
+
+def test_a_verdict_is_kept_no_longer_than_its_window() -> None:
+    now = [datetime(2026, 3, 2, 16, 59, 59, tzinfo=UTC).timestamp()]
+    document = "version: 1\nrules:\n  - {name: day, effect: allow, when: {times: {hours: '09:00-17:00'}}}\n"
+
+    async def walk() -> None:
+        source = Offline(document, "p.yaml", SCHEMA)._source
+        engine = PolicyEngine(Path("p.yaml"), {"shop": source}, document=document, clock=lambda: now[0])
+        judge = SessionJudge(engine, source, await source.snapshot(), AGENT, Scope("shop", ("*.*",)), "agent-7", None)
+        verdict = await judge.judge(Statement(b"SELECT id FROM orders", "simple"))
+        assert verdict.effect is Effect.ALLOW
+        assert verdict.cacheable
+        key = judge.key
+        assert not engine.turned() or not engine.turned()
+        assert 0.9 < engine.next_turn() <= 1
+        now[0] += 1
+        assert engine.turned()
+        assert judge.key != key
+        assert (await judge.judge(Statement(b"SELECT id FROM orders", "simple"))).effect is Effect.DENY
+
+    asyncio.run(walk())
 
 
 def test_an_allow_outside_its_times_says_so() -> None:

@@ -218,6 +218,30 @@ def test_rows_returned_are_counted(connection: psycopg.Connection[Any], send: An
     assert send(connection, text.format(1)).fetchall()
 
 
+def test_fetches_and_portals_do_not_hide_rows(obliged: Stage, connection: psycopg.Connection[Any]) -> None:
+    connection.execute("BEGIN")
+    connection.execute("DECLARE c CURSOR FOR SELECT id FROM orders ORDER BY id")
+    assert len(connection.execute("FETCH 50 FROM c").fetchall()) == 50
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+        connection.execute("FETCH ALL FROM c")
+    connection.execute("ROLLBACK")
+
+    async def walk() -> None:
+        where, password = connection.info.get_parameters(), connection.info.password
+        made = await asyncpg.connect(
+            host=where["host"], port=int(where["port"]), user=where["user"], database=where["dbname"], password=password, ssl="require"
+        )
+        try:
+            with pytest.raises(asyncpg.PostgresError, match="more than the 50 rows"):
+                async with made.transaction():
+                    async for _ in made.cursor("SELECT id FROM orders ORDER BY id", prefetch=20):
+                        pass
+        finally:
+            await made.close()
+
+    asyncio.run(walk())
+
+
 @pytest.mark.parametrize("send", WAYS, ids=["simple", "extended", "prepared"])
 def test_time_is_kept_whatever_the_session_sets(connection: psycopg.Connection[Any], send: Any) -> None:
     connection.execute("SET statement_timeout = 0")

@@ -143,6 +143,10 @@ def _by_rules(weighed: Sequence[Weighing], facts: Facts, work: Sequence[Touch], 
         missing = (*reasons, *(f"nothing allows {point}" for point in open_points))
         return Ruling(Effect.DENY, "", missing, message, hint, matched=tuple(open_points))
     duties = kept([rule for rule, _ in permitting])
+    if waits := [rule for rule, _ in permitting if rule.effect is Effect.HOLD]:
+        # A person looks at it: how many rows it may touch is then for the holding rules to say.
+        asked = kept(waits)
+        duties = replace(duties, max_rows=asked.max_rows, max_affected=asked.max_affected, rule=asked.rule or duties.rule)
     if facts.executes and (failing := _breach(duties, facts, work, opaque, [rule for rule, _ in permitting])) is not None:
         return replace(failing, reasons=(*reasons, *failing.reasons))
     held = [(rule, hits) for rule, hits in permitting if rule.effect is Effect.HOLD]

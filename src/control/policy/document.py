@@ -80,8 +80,13 @@ def read_policy(text: str, source: str = "policy") -> Policy:
     reader = _Reader(source)
     policy = reader.policy(document, hashlib.sha256(text.encode()).hexdigest()[:12])
     if reader.problems:
-        raise PolicyError("\n".join(reader.problems))
+        raise PolicyError("\n".join(sorted(reader.problems, key=_line)))
     return policy
+
+
+def _line(problem: str) -> int:
+    found = re.search(r":(\d+): ", problem)
+    return int(found[1]) if found else 0
 
 
 class _Reader:

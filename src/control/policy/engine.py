@@ -174,6 +174,10 @@ class PolicyEngine:
         except KeyError:
             raise Refused("3D000", f"there is no database {database!r} here") from None
 
+    def settings(self, principal: Principal, database: str) -> Mapping[str, str]:
+        """See ``ports.Policy``."""
+        return pinned(self._policy.standing_for(principal, database))
+
     async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionJudge:
         """See ``ports.Policy``."""
         source = self.catalog(grant.scope.database)
@@ -270,11 +274,6 @@ class SessionJudge:
     def typed(self) -> bool:
         """See ``ports.SessionPolicy``."""
         return self._bound
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """See ``ports.SessionPolicy``."""
-        return pinned(self._standing)
 
     @property
     def scrubs(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -63,7 +64,13 @@ def check(file: Annotated[Path, typer.Argument(help="the policy file")]) -> None
     """Read a policy here, without a gateway: its version, or everything that is wrong with it (exit code 1)."""
     from control.policy.offline import check as read
 
-    print(f"{file}: policy {read(file.read_text(encoding='utf-8'), str(file))} is right")
+    text = file.read_text(encoding="utf-8")
+    try:
+        version = read(text, str(file))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{file}: policy {version} is right")
 
 
 @app.command()

@@ -13,8 +13,8 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
-from pgwire.hot.leg cimport emit_copy, leg_push
-from pgwire.hot.link cimport link_break, pop, to_client_copy
+from pgwire.hot.leg cimport emit_copy, enter, leave, leg_push
+from pgwire.hot.link cimport link_break, pop, running_entry, to_client_copy
 from pgwire.hot.pipeline cimport (
     COPIES_IN, GUARD_BEGIN, GUARD_COMMIT, GUARD_FAIL, GUARD_OPEN, GUARD_OVER, SWALLOW, Guard, queue_at, queue_push,
 )
@@ -191,3 +191,26 @@ cdef bint guard_ready(LinkState* k, Entry* e, uint8_t status) noexcept nogil:
         emit_copy(k.server, <const uint8_t*><const char*>b"Q\0\0\0\x0bCOMMIT\0", 12)
     leg_push(k.server)
     return True
+
+
+cdef object guard_kept(LinkState* k):
+    cdef Entry* e
+    found = None
+    enter(k.reactor)
+    e = running_entry(k)
+    if e != NULL and e.stmt != NULL and e.stmt.guard != NULL:
+        found = e.begin, e.stmt.guard.timeout_ms, e.guard == GUARD_OVER
+    leave(k.reactor)
+    return found
+
+
+cdef bint guard_time_up(LinkState* k, uint64_t receipt) except -1:
+    cdef Entry* e
+    cdef bint runs
+    enter(k.reactor)
+    e = running_entry(k)
+    runs = e != NULL and e.begin == receipt and e.stmt != NULL and e.stmt.guard != NULL
+    if runs:
+        e.timed = True
+    leave(k.reactor)
+    return runs

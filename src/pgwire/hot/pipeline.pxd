@@ -123,6 +123,7 @@ cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n
 cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil
 cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil
 cdef Guard* guard_new(object kept) except? NULL
+cdef void stmt_keep(Stmt* s, Guard* g) noexcept nogil
 cdef void guard_release(Guard* g) noexcept nogil
 cdef bint stmt_types(Stmt* s, const uint8_t* types, size_t n) noexcept nogil
 cdef Stmt* shape_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil

@@ -131,10 +131,14 @@ cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n
         s.flags = shape.flags
         s.shape = shape
         shape.refs += 1
-        s.guard = shape.guard
-        if s.guard != NULL:
-            s.guard.refs += 1
+        stmt_keep(s, shape.guard)
     return s
+
+
+cdef void stmt_keep(Stmt* s, Guard* g) noexcept nogil:
+    s.guard = g
+    if g != NULL:
+        g.refs += 1
 
 
 cdef Stmt* shape_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil:

@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from pgwire.hot.agent_side cimport refuse_next
 from pgwire.hot.budget cimport Budget
 from pgwire.hot.framing cimport FRAME_WHOLE, Message, client_frame, name_length, server_frame
+from pgwire.hot.guard cimport guard_kept, guard_time_up
 from pgwire.hot.leg cimport (
     UP_ADMIT, UP_BROKEN, UP_DESCRIBE, UP_FILTER, UP_GONE, UP_SETTLED, Leg, LegState, ReactorState, enter, leave, leg_hold, leg_join, leg_part, leg_push,
     leg_update,
@@ -22,8 +23,8 @@ from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETT
 from pgwire.hot.masking cimport MaskPlan
 from pgwire.hot.naming cimport define_cursor, define_name, forget_cursor, forget_name, meaning
 from pgwire.hot.pipeline cimport (
-    ALLOWED, COPIES_IN, GUARD_OVER, MASKED, SETTLES, Entry, Guard, Named, Plan, Portal, Stmt, cache_put, guard_new, guard_release, names_clear, names_drop, names_find, names_put, plan_add,
-    portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_new, stmt_release,
+    ALLOWED, COPIES_IN, MASKED, SETTLES, Entry, Guard, Named, Plan, Portal, Stmt, cache_put, guard_new, guard_release, names_clear, names_drop, names_find, names_put, plan_add,
+    portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_keep, stmt_new, stmt_release,
 )
 from pgwire.hot.reactor cimport Reactor, clock, follow, pump
 from pgwire.hot.wire cimport load32
@@ -170,9 +171,7 @@ cdef class Link:
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text).
 
         ``cacheable``: the same text needs no asking any more; ``any_literals``: nor does one that differs only in literals.
-        ``copies_in``: it reads rows from the client (COPY FROM STDIN). ``kept`` is what holds while it runs: (most rows, most
-        affected, milliseconds, bytes recorded, whether it needs a transaction, and three ErrorResponses, for more rows, more
-        affected and more time; U+E000 in them is the number).
+        ``copies_in``: it reads rows from the client (COPY FROM STDIN). ``kept`` is what holds while it runs: see ``guard_new``.
         """
         cdef ReactorState* r = self.st.reactor
         cdef Guard* guard = guard_new(kept) if kept is not None else NULL
@@ -196,9 +195,7 @@ cdef class Link:
                             shape = shape_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
                         if shape != NULL:
                             shape.flags = s.flags
-                            shape.guard = s.guard
-                            if s.guard != NULL:
-                                s.guard.refs += 1
+                            stmt_keep(shape, s.guard)
                             cache_put(r, shape)
                             s.shape = shape
                         else:
@@ -512,40 +509,19 @@ cdef class Link:
     @property
     def running(self):
         """The receipt of the statement whose replies come now; 0: none."""
-        cdef uint64_t receipt = 0
+        cdef uint64_t receipt
         cdef Entry* e
         enter(self.st.reactor)
         e = running_entry(&self.st)
-        if e != NULL:
-            receipt = e.begin
+        receipt = e.begin if e != NULL else 0
         leave(self.st.reactor)
         return receipt
 
     @property
     def kept(self):
-        """(receipt, milliseconds it may run or 0, whether its rows were too many) of the statement whose replies come now, or None."""
-        cdef Entry* e
-        enter(self.st.reactor)
-        found = None
-        e = running_entry(&self.st)
-        if e != NULL and e.stmt != NULL and e.stmt.guard != NULL:
-            found = e.begin, e.stmt.guard.timeout_ms, e.guard == GUARD_OVER
-        leave(self.st.reactor)
-        return found
+        """(receipt, milliseconds or 0, whether its rows were too many) of the statement whose replies come now, or None."""
+        return guard_kept(&self.st)
 
     def time_up(self, uint64_t receipt):
         """A statement is about to be cancelled because its time is up: its client is told so. False: it runs no more."""
-        cdef Entry* e
-        cdef bint runs = False
-        enter(self.st.reactor)
-        e = running_entry(&self.st)
-        runs = e != NULL and e.begin == receipt and e.stmt != NULL and e.stmt.guard != NULL
-        if runs:
-            e.timed = True
-        leave(self.st.reactor)
-        return bool(runs)
-
-    @property
-    def audit_failed(self):
-        """The journal did not take a record since the last time this was asked."""
-        return bool(self.st.failed_audit)
+        return guard_time_up(&self.st, receipt)
