@@ -310,6 +310,11 @@ class SessionPolicy(Protocol):
         ...
 
     @property
+    def settings(self) -> Mapping[str, str]:
+        """Run-time settings that the session on the server begins with, whatever the client asks for."""
+        ...
+
+    @property
     def budget(self) -> Budget | None:
         """What statements that run on a known verdict are taken from; None: they are not counted."""
         ...
@@ -404,10 +409,6 @@ class Credentials(Protocol):
 
 
 class Policy(Protocol):
-    def settings(self, principal: Principal, database: str) -> Mapping[str, str]:
-        """Run-time settings that this principal's sessions there begin with, whatever the client asks for."""
-        ...
-
     async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionPolicy:
         """The policy for one session. Raises ``Refused``."""
         ...

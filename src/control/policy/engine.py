@@ -23,7 +23,7 @@ from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.document import read_policy
-from control.policy.duties import mixed
+from control.policy.duties import mixed, strictest
 from control.policy.facts import Facts, Unreadable
 from control.policy.labels import used_labels
 from control.policy.reading import read_facts
@@ -174,10 +174,6 @@ class PolicyEngine:
         except KeyError:
             raise Refused("3D000", f"there is no database {database!r} here") from None
 
-    def settings(self, principal: Principal, database: str) -> Mapping[str, str]:
-        """See ``ports.Policy``."""
-        return pinned(self._policy.standing_for(principal, database))
-
     async def open(self, principal: Principal, grant: Grant, lease: Lease) -> SessionJudge:
         """See ``ports.Policy``."""
         source = self.catalog(grant.scope.database)
@@ -274,6 +270,11 @@ class SessionJudge:
     def typed(self) -> bool:
         """See ``ports.SessionPolicy``."""
         return self._bound
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """See ``ports.SessionPolicy``."""
+        return pinned(self._standing)
 
     @property
     def scrubs(self) -> bool:
@@ -442,6 +443,8 @@ class SessionJudge:
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque, around)
         if ruling.effect is not Effect.DENY and (why := loosened(self._standing, facts)):
             ruling = Ruling(Effect.DENY, "built-in", (why,), why, "Leave it as the policy has set it.", weighed=ruling.weighed)
+        if facts.kind == "fetch" and ruling.effect is Effect.ALLOW:
+            ruling = self._fetched(facts, statement, ruling)
         if statement.protocol == "parse" and ruling.hold is not None:
             # It may be prepared, and is asked for again when it is executed: the terms stay, so that no one keeps this verdict.
             prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque, around)
@@ -452,6 +455,12 @@ class SessionJudge:
                 why = f"mask: {refusal.message}"
                 return Ruling(Effect.DENY, "mask", (why,), f"{refusal.message}", refusal.hint, weighed=ruling.weighed), touched
         return ruling, touched
+
+    def _fetched(self, facts: Facts, statement: Statement, ruling: Ruling) -> Ruling:
+        """A FETCH is judged as the query of its cursor is now; what was held was asked for when the cursor was declared."""
+        inner = [self._rule(each, statement, None)[0] for each in facts.inner]
+        denied = next((each for each in inner if each.effect is Effect.DENY and not any(word.error for word in each.weighed)), None)
+        return denied or replace(ruling, obligations=strictest((ruling.obligations, *(each.obligations for each in inner))))
 
     async def _values(self, statement: Statement, facts: tuple[Facts, ...]) -> BoundValues | None:
         """The bound values, where a rule may look at them, with their types, where the format does not say them."""

@@ -71,6 +71,9 @@ class _Fixed:
     async def refresh(self) -> Snapshot:
         return self._snapshot
 
+    async def rest(self) -> None:
+        pass
+
     async def function(self, oid: int) -> tuple[str, str] | None:
         return None
 

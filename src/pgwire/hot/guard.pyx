@@ -100,9 +100,10 @@ cdef bint guard_rows(LinkState* k, Entry* e) noexcept nogil:
     # One more row: whether it may pass.
     if e.guard == GUARD_OVER:
         return False
+    cdef uint64_t rows = e.rows + (e.portal.fetched if e.portal != NULL else 0)
     guard_show(k, e)
-    if e.stmt.guard.most_rows >= 0 and e.rows >= <uint64_t>e.stmt.guard.most_rows:
-        _tell(k, e, 0, e.rows + 1)
+    if e.stmt.guard.most_rows >= 0 and rows >= <uint64_t>e.stmt.guard.most_rows:
+        _tell(k, e, 0, rows + 1)
         return False
     return True
 
@@ -136,6 +137,8 @@ cdef bint guard_complete(LinkState* k, Entry* e, Message* m, const uint8_t* raw)
         if e.guard == GUARD_OVER:
             _fail(k, e)
             return True
+        if e.portal != NULL:
+            e.portal.fetched += e.rows
         return False
     if m.kind == c'C':
         e.index += 1

@@ -71,6 +71,7 @@ cdef struct Portal:
     bint declared             # SQL made it (DECLARE), and has been judged as run
     bint holds                # WITH HOLD: it outlives a commit
     bint committed            # ... and has
+    uint64_t fetched          # rows of it that were counted, before this Execute
     uint64_t serial           # portals are numbered in the order of their making
     size_t formats_len
     uint8_t* formats          # Bind's result formats, as sent
