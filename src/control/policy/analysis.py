@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from control.policy.catalog import Relation, Snapshot
 from control.policy.decide import Touch
-from control.policy.facts import Facts, Refusal
+from control.policy.facts import Access, Facts, Refusal
 from control.policy.lineage import UNKNOWN, Column, Flow, Lineage, trace
+from control.policy.narrowing import narrows
 from control.policy.rules import Mask, Policy
 from pgwire.ports import MaskRule
 
-__all__ = ["Masking", "Outputs", "called_opaque", "forbidden_use", "result_columns", "stricter", "touches"]
+__all__ = ["Masking", "Outputs", "forbidden_use", "is_wide", "result_columns", "stricter", "touches"]
 
 _KINSHIP = ("AddInherit", "DropInherit", "AttachPartition", "DetachPartition")
 _STRICTNESS = ("null", "fixed", "pseudonym", "keep_last", "keep_first", "email")
@@ -95,8 +96,23 @@ class Outputs:
     rest: MaskRule | None
 
 
-def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary: frozenset[str], masking: Masking) -> tuple[Touch, ...]:
-    """The tables a statement touches, resolved under each possible search path, with what lies behind its views."""
+def is_wide(access: Access, snapshot: Snapshot, path: Path) -> bool:
+    """Whether an update or delete may change every row, as the catalog knows the table: its columns, and which are NOT NULL."""
+    if not access.conditions:
+        return access.wide
+
+    def look(schema: str, name: str) -> tuple[frozenset[str], frozenset[str]] | None:
+        relation = snapshot.resolve(schema, name, path)
+        if relation is None or relation.kind not in ("r", "p") or not relation.columns:
+            return None
+        behind = snapshot.behind.get(relation.oid)
+        return frozenset(relation.columns.values()), behind.not_null if behind is not None else frozenset()
+
+    return any(not narrows(condition, look) for condition in access.conditions)
+
+
+def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary: frozenset[str]) -> tuple[Touch, ...]:
+    """The tables a statement touches, resolved under each possible search path."""
     found: dict[Touch, None] = {}
     for access in facts.accesses:
         for path in paths:
@@ -105,28 +121,14 @@ def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary
                 table = f"pg_temp.{access.name}"
                 if relation is not None and not access.temporary and not access.schema:
                     # The temporary table may be gone, or never have come about: then it is this one.
-                    found[Touch(relation.qualified, access.verb, access.wide)] = None
+                    found[Touch(relation.qualified, access.verb, is_wide(access, snapshot, path))] = None
             elif relation is not None:
                 table = relation.qualified
             else:
                 home = next((place for place in path if place != "pg_catalog" and place in snapshot.schemas), "public")
                 table = f"{access.schema or home}.{access.name}"
-            found[Touch(table, access.verb, access.wide)] = None
-            if relation is not None and relation.definition and access.verb == "select":
-                tree = {"SelectStmt": {"fromClause": [{"RangeVar": {"schemaname": relation.schema, "relname": relation.name}}]}}
-                for base in trace(tree, snapshot, path).touched:
-                    if base != relation.qualified:
-                        found[Touch(base, "select", through=True)] = None
+            found[Touch(table, access.verb, is_wide(access, snapshot, path))] = None
     return tuple(found)
-
-
-def called_opaque(facts: Facts, snapshot: Snapshot) -> tuple[str, ...]:
-    """The functions called whose effects can't be known: volatile or SECURITY DEFINER, in a language that is not C."""
-    called = set()
-    for name in facts.functions:
-        schema, _, plain = name.rpartition(".")
-        called |= {each for each in snapshot.opaque if each == name or (not schema and each.partition(".")[2] == plain)}
-    return tuple(sorted(called))
 
 
 def forbidden_use(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], masking: Masking) -> Refusal | None:

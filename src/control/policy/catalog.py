@@ -8,57 +8,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
 from psycopg.pq import ExecStatus
 
+from control.policy.behind import BEHIND, found_behind, found_routines, grouped
+from control.policy.schema import Relation, Snapshot
+
 __all__ = ["Catalog", "CatalogSource", "Relation", "Snapshot"]
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """One table or view. ``columns`` is attribute number to name, in order; ``definition`` the query of a view, else empty."""
-
-    oid: int
-    schema: str
-    name: str
-    kind: str
-    columns: Mapping[int, str]
-    definition: str = ""
-
-    @property
-    def qualified(self) -> str:
-        """``schema.name``."""
-        return f"{self.schema}.{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The catalog at one moment. ``version`` changes with its contents.
-
-    ``functions``: names of functions outside pg_catalog; ``opaque``: those of them that may do anything (volatile or
-    SECURITY DEFINER, not in C). ``schemas``: those there are. ``kin``: tables connected by inheritance or partitioning, by OID.
-    """
-
-    relations: Mapping[int, Relation] = field(default_factory=dict)
-    by_name: Mapping[tuple[str, str], Relation] = field(default_factory=dict)
-    functions: frozenset[str] = frozenset()
-    opaque: frozenset[str] = frozenset()
-    kin: Mapping[int, frozenset[int]] = field(default_factory=dict)
-    search_path: str = '"$user", public'
-    schemas: frozenset[str] = frozenset({"public"})
-    version: int = 0
-
-    def resolve(self, schema: str, name: str, path: tuple[str, ...]) -> Relation | None:
-        """The relation that a name means under ``path``, or None."""
-        if schema:
-            return self.by_name.get((schema, name))
-        for place in path if "pg_catalog" in path else ("pg_catalog", *path):
-            if (found := self.by_name.get((place, name))) is not None:
-                return found
-        return None
 
 
 class CatalogSource(Protocol):
@@ -119,6 +77,12 @@ SELECT pg_catalog.current_setting('search_path'), pg_catalog.sum(pg_catalog.hash
 FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_namespace
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_proc WHERE oid >= 16384
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_rewrite
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_trigger
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_constraint WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_attrdef
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_policy
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_operator WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_cast WHERE oid >= 16384
       UNION ALL SELECT inhrelid::int8 * 31 + inhparent::int8, xmin FROM pg_catalog.pg_inherits
       UNION ALL SELECT setdatabase::int8 * 31 + setrole::int8, xmin FROM pg_catalog.pg_db_role_setting
       UNION ALL SELECT attrelid::int8 * 4096 + attnum, xmin FROM pg_catalog.pg_attribute WHERE attrelid >= 16384) parts
@@ -234,13 +198,15 @@ class Catalog:
             functions = await (await connection.execute(_FUNCTIONS)).fetchall()
             schemas = await (await connection.execute("SELECT nspname::text FROM pg_namespace")).fetchall()
             inherits = await (await connection.execute("SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits")).fetchall()
+            behind = {name: await (await connection.execute(query)).fetchall() for name, query in BEHIND.items()}
         by_oid = {
             row[0]: Relation(row[0], row[1], row[2], row[3], dict(zip(row[4] or (), row[5] or (), strict=True)), row[6] or "")
             for row in relations
         }
         names = frozenset(f"{schema}.{name}" for schema, name, _ in functions)
         opaque = frozenset(f"{schema}.{name}" for schema, name, unknown in functions if unknown)
-        digest = hashlib.sha256(repr((sorted(relations), sorted(functions), sorted(inherits), sorted(schemas), shown)).encode()).digest()
+        every = (sorted(relations), sorted(functions), sorted(inherits), sorted(schemas), shown, behind)
+        digest = hashlib.sha256(repr(every).encode()).digest()
         return Snapshot(
             by_oid,
             {(relation.schema, relation.name): relation for relation in by_oid.values()},
@@ -250,6 +216,10 @@ class Catalog:
             str(shown[0]) if shown else '"$user", public',
             frozenset(name for (name,) in schemas),
             int.from_bytes(digest[:8], "big"),
+            found_behind(inherits, behind),
+            found_routines(behind),
+            grouped(behind["operators"]),
+            grouped(behind["casts"]),
         )
 
 

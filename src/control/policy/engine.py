@@ -17,26 +17,28 @@ from weakref import WeakValueDictionary
 
 import psycopg
 
-from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
+from control.policy.analysis import Masking, forbidden_use, result_columns, stricter, touches
 from control.policy.bound import BoundValues
 from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Ruling, Touch, decide
 from control.policy.document import read_policy
 from control.policy.duties import mixed, strictest
+from control.policy.effects import Effects, Reach
 from control.policy.facts import Facts, Unreadable
 from control.policy.labels import used_labels
+from control.policy.pending import hidden, unseen_after, with_effects
 from control.policy.reading import read_facts
 from control.policy.remembered import SessionNames, shared, split_path, temporary_names
 from control.policy.rules import Policy, PolicyError, claim_values, matches, next_turn
 from control.policy.standing import loosened, pinned
-from control.policy.verdicts import verdict_of
+from control.policy.verdicts import too_deep, verdict_of
 from control.policy.weigh import Circumstances
 from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["GrantTemplate", "PolicyEngine", "SessionJudge"]
 
-_OFF_LOOP_BYTES = 65536
+_OFF_LOOP_BYTES = 16384
 _REMEMBERED = 512
 _MOST_PATHS = 4
 _ALONE = frozenset({"create_database", "drop_database", "alter_database", "rename"})  # the server wants a database without sessions for it
@@ -76,6 +78,7 @@ class PolicyEngine:
         self.aside: Callable[[], None] | None = None  # closes other connections that the gateway keeps
         self.texts: dict[bytes, tuple[Facts, ...]] = {}  # what was read of texts that use no name of a session's
         self._maskings: WeakValueDictionary[tuple[object, ...], Masking] = WeakValueDictionary()
+        self._reaches: WeakValueDictionary[int, Reach] = WeakValueDictionary()
         self._policy = self._read()
 
     async def step_aside(self) -> None:
@@ -163,6 +166,12 @@ class PolicyEngine:
             found = self._maskings[key] = Masking(self._policy, masks, snapshot)
         return found
 
+    def reach(self, snapshot: Snapshot) -> Reach:
+        """The effects under a snapshot; one object for all sessions, so that a body is read once."""
+        if (found := self._reaches.get(id(snapshot))) is None:
+            found = self._reaches[id(snapshot)] = Reach(snapshot)  # it keeps the snapshot, and so its id
+        return found
+
     def most_sessions(self, principal: Principal, database: str) -> int | None:
         """How many sessions this principal may have there at a time; None: no limit."""
         return self._policy.limits_for(principal, database)[0]
@@ -191,15 +200,15 @@ class _State:
 
     paths: tuple[tuple[str, ...], ...]
     temporary: frozenset[str] = frozenset()
+    unseen: frozenset[str] = frozenset()  # names that the transaction has defined, see pending.py
 
 
 class SessionJudge:
     """Implements ``ports.SessionPolicy`` for one session."""
 
     __slots__ = (
-        "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal", "_scope",
-        "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user",
-        "explains",
+        "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal",
+        "_reach", "_scope", "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user", "explains",
     )  # fmt: skip
 
     def __init__(
@@ -231,6 +240,7 @@ class SessionJudge:
         self._bound = any(rule.when.parameters for rule in self._policy.rules)
         self._labelling = any(rule.when.labels for rule in self._policy.rules)
         self._masking = self._engine.masking(self._principal, self._scope.database, self._snapshot)
+        self._reach = self._engine.reach(self._snapshot)
         self._forget()
 
     def _forget(self) -> None:
@@ -253,7 +263,8 @@ class SessionJudge:
             claims = [claim_values(self._principal.claims, path) for path in self._policy.claims]
             who = (self._principal.subject, self._principal.acts_for, sorted(self._principal.groups), claims, self._open)
             scope = (self._scope.database, self._scope.tables, sorted(self._scope.verbs))
-            every = (self._policy.version, who, scope, state.paths, sorted(state.temporary), self._snapshot.version, self._stale)
+            names = sorted(state.temporary), sorted(state.unseen)
+            every = (self._policy.version, who, scope, state.paths, names, self._snapshot.version, self._stale)
             self._key = int.from_bytes(hashlib.blake2b(repr(every).encode(), digest_size=8).digest(), "big")
         return self._key
 
@@ -326,6 +337,7 @@ class SessionJudge:
             facts = await self._read(statement)
             self._stale = self._stale or (len(facts) > 1 and self._shifts(facts))  # names under paths that are not ours yet
             await self._fresh(facts)
+            before = self._snapshot.version
         except Unreadable as error:
             return Verdict(
                 Effect.DENY,
@@ -339,13 +351,41 @@ class SessionJudge:
                 hint="Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth.",
             )
         values = await self._values(statement, facts)
+        verdict = await self._decided(statement, facts, values)
+        if verdict.effect is Effect.HOLD and await self.renew() != before:
+            # It is held, and judged again when it is approved, by the catalog of that moment.
+            verdict = await self._decided(statement, facts, values)
+        if verdict.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
+            await self._engine.step_aside()
+            verdict = replace(verdict, cacheable=False)
+        return shared(statement, facts, self._within_budget(statement, verdict))
+
+    async def renew(self) -> int:
+        """Look whether the catalog has changed behind us: the version judged by from now on. Raises ``psycopg.Error``."""
+        self._adopt(await self._source.refresh())
+        return self._snapshot.version
+
+    async def _decided(self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None) -> Verdict:
+        """The verdict on what was read. What is long is not judged on the loop of other sessions."""
+        try:
+            if len(statement.text) > _OFF_LOOP_BYTES:
+                return await asyncio.to_thread(self._decide, statement, facts, values)
+            return self._decide(statement, facts, values)
+        except RecursionError:
+            return too_deep(self._engine.version)
+
+    def _decide(self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None) -> Verdict:
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
-        held = self._state.paths, self._state.temporary
+        behind: list[Effects] = []
+        held = self._state.paths, self._state.temporary, self._state.unseen
         for position, each in enumerate(facts):
-            found.append(self._rule(each, statement, values))
-            if position < len(facts) - 1 and not self._masking:
-                self._foresee(each, facts)
-        self._state.paths, self._state.temporary = held
+            behind.append(self._reach.of(each, self._state.paths, self._state.temporary))
+            found.append(self._rule(each, statement, values, behind[-1]))
+            if position < len(facts) - 1:
+                self._state.unseen |= unseen_after(each, behind[-1], self._snapshot)
+                if not self._masking:
+                    self._foresee(each, facts)
+        self._state.paths, self._state.temporary, self._state.unseen = held
         ruling = max((ruling for ruling, _ in found), key=lambda each: _SEVERITY[each.effect])
         touched = tuple(dict.fromkeys(touch for _, every in found for touch in every))
         # One text may SET and then use the names it changed. Masks are planned by what held before it: with them that is refused.
@@ -357,11 +397,7 @@ class SessionJudge:
         if self.explains is not None:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
-        verdict = verdict_of(self._policy.version, facts, ruling, found, touched, masks)
-        if ruling.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
-            await self._engine.step_aside()
-            verdict = replace(verdict, cacheable=False)
-        return shared(statement, facts, self._within_budget(statement, verdict))
+        return verdict_of(self._policy.version, facts, ruling, found, touched, masks, behind)
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
@@ -427,13 +463,14 @@ class SessionJudge:
             moved = moved or any(access.temporary for access in each.accesses)
         return False
 
-    def _rule(self, facts: Facts, statement: Statement, values: BoundValues | None) -> tuple[Ruling, tuple[Touch, ...]]:
+    def _rule(self, facts: Facts, statement: Statement, values: BoundValues | None, effects: Effects) -> tuple[Ruling, tuple[Touch, ...]]:
         state = self._state
-        touched = touches(facts, self._snapshot, state.paths, state.temporary, self._masking)
+        touched = tuple(dict.fromkeys((*touches(facts, self._snapshot, state.paths, state.temporary), *effects.touches)))
+        facts = with_effects(facts, effects, hidden(state.unseen, facts, effects, touched))
         if statement.protocol == "parse" and facts.kind in ("execute", "fetch", "move"):
             # What the name stands for is asked when it is executed.
             facts = replace(facts, unknown_name="", refusals=tuple(each for each in facts.refusals if each.sqlstate != "0A000"))
-        opaque = called_opaque(facts, self._snapshot)
+        opaque = tuple(sorted(effects.unknown))
         around = Circumstances(
             self._engine.now(), self._engine.server(self._scope.database), values=values, preparing=statement.protocol == "parse"
         )
@@ -524,7 +561,10 @@ class SessionJudge:
         except Unreadable:
             return
         for each in facts:
-            if {"ddl"} & each.verbs or each.kind in ("do", "call"):
+            effects = self._reach.of(each, self._state.paths, self._state.temporary)
+            if statement.status != "I" or len(facts) > 1:
+                self._state.unseen |= unseen_after(each, effects, self._snapshot)
+            if {"ddl"} & each.verbs or each.kind in ("do", "call") or effects.unknown:
                 self._stale = True
             self._state.temporary |= temporary_names(each)
             if each.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
@@ -554,11 +594,13 @@ class SessionJudge:
                 self._state.paths = self._before
             elif self._local:
                 self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]
-        self._before, self._local = None, False
+        self._before, self._local, self._state.unseen = None, False, frozenset()
         self._stale = True  # definitions of the transaction are visible, or gone, only now
 
     def transaction_status(self, status: str) -> None:
         """See ``ports.SessionPolicy``."""
+        if status == "I" and self._state.unseen:
+            self._state.unseen, self._stale, self._key = frozenset(), True, None
         if status == "I" and self._before is not None:
             # It ended in a way that was not told (a failed COMMIT, an implicit transaction): either may hold.
             self._state.paths = tuple(dict.fromkeys((*self._before, *self._state.paths)))[-_MOST_PATHS:]

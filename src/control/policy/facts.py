@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from control.policy.narrowing import Condition
+
 __all__ = ["Access", "Facts", "Name", "Names", "Node", "Refusal", "Setting", "Unreadable", "explicit_kinds"]
 
 Node = dict[str, Any]
@@ -36,7 +38,8 @@ class Unreadable(Exception):
 class Access:
     """One table as the statement names it (``schema`` empty when unqualified) and what is done to it.
 
-    ``verb``: select, insert, update, delete, truncate or ddl. ``wide``: an update or delete that no WHERE narrows.
+    ``verb``: select, insert, update, delete, truncate or ddl. ``wide``: an update or delete that no WHERE narrows, as far as
+    that can be told without the catalog; with it, every one of ``conditions`` is asked again (``is_wide`` in analysis.py).
     ``temporary``: the statement creates it as a temporary object. ``through``: reached by looking through a view.
     """
 
@@ -46,6 +49,7 @@ class Access:
     wide: bool = False
     temporary: bool = False
     through: bool = False
+    conditions: tuple[Condition, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Any
 from pglast import parser
 
 from control.policy.facts import Access, Facts, Name, Names, Node, Refusal, Setting, Unreadable
-from control.policy.narrowing import narrows
+from control.policy.narrowing import Condition, narrows
 
-__all__ = ["read_facts", "string_list"]
+__all__ = ["read_facts", "read_tree", "string_list"]
 
 _QUERIES = frozenset({"select", "insert", "update", "delete", "merge"})
 _HOLD = 0x20  # CURSOR_OPT_HOLD
@@ -73,6 +73,11 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
     return tuple(found) or (Facts(("empty",)),)
 
 
+def read_tree(tree: Node) -> Facts:
+    """The facts of one statement that has been parsed already and uses no name of a session's."""
+    return _statement(tree, b"", _Known(None))
+
+
 class _Known:
     """The session's names with what the statements of one text have changed of them until now."""
 
@@ -111,12 +116,15 @@ class _Walk:
         self.functions: set[str] = set()
         self.kinds: dict[str, None] = {}
         self.refusals: list[Refusal] = []
+        self.queries: dict[str, Node] = {}  # of every WITH, by name
 
-    def touch(self, relation: Node, verb: str, wide: bool = False) -> None:
-        access = Access(relation.get("schemaname", ""), relation.get("relname", ""), verb, wide, relation.get("relpersistence") == "t")
-        before = self.accesses.get((access.schema, access.name, verb))
-        if before is None or (wide and not before.wide):
-            self.accesses[access.schema, access.name, verb] = access
+    def touch(self, relation: Node, verb: str, condition: Condition | None = None) -> None:
+        wide, conditions = condition is not None and not narrows(condition), (condition,) if condition is not None else ()
+        schema, name = relation.get("schemaname", ""), relation.get("relname", "")
+        if (before := self.accesses.get((schema, name, verb))) is not None:
+            wide, conditions = wide or before.wide, (*before.conditions, *conditions)
+        temporary = relation.get("relpersistence") == "t" or (before is not None and before.temporary)
+        self.accesses[schema, name, verb] = Access(schema, name, verb, wide, temporary, conditions=conditions)
 
     def walk(self, node: Any, ctes: frozenset[str] = frozenset(), verb: str = "select") -> None:
         if isinstance(node, list):
@@ -154,6 +162,7 @@ class _Walk:
 
     def dml(self, name: str, node: Node, ctes: frozenset[str]) -> None:
         if clause := node.get("withClause"):
+            self.queries |= {item["CommonTableExpr"]["ctename"]: item["CommonTableExpr"]["ctequery"] for item in clause["ctes"]}
             ctes = self._with(clause, ctes, "select")
             node = {key: value for key, value in node.items() if key != "withClause"}
         kind = _DML_NODES[name]
@@ -176,9 +185,10 @@ class _Walk:
                 command = clause["MergeWhenClause"].get("commandType", "")
                 if command in ("CMD_INSERT", "CMD_UPDATE", "CMD_DELETE"):
                     self.kinds[command[4:].lower()] = None
-                    self.touch(target, command[4:].lower(), command != "CMD_INSERT" and not narrows(node.get("joinCondition")))
+                    self.touch(target, command[4:].lower(), _merged(node, clause["MergeWhenClause"], self.queries))
         else:
-            self.touch(target, kind, not narrows(node.get("whereClause")))
+            sources = (*node.get("fromClause", ()), *node.get("usingClause", ()))
+            self.touch(target, kind, Condition(target, node.get("whereClause"), sources, self.queries))
         if node.get("returningClause") or name == "MergeStmt":
             self.touch(target, "select")
         self.walk({key: value for key, value in node.items() if key != "relation"}, ctes)
@@ -218,6 +228,15 @@ _OWN_SETTINGS = frozenset({"role", "session_authorization", "session_replication
 
 def _watched(name: str) -> bool:
     return name.lower() in _FIXED_SETTINGS or name.lower() in _OWN_SETTINGS or name.lower() in ("search_path", "is_superuser")
+
+
+def _merged(node: Node, clause: Node, queries: dict[str, Node]) -> Condition | None:
+    """What decides over which rows of its target one action of a MERGE works; INSERT works on none."""
+    if clause.get("commandType") == "CMD_INSERT":
+        return None
+    matched = clause.get("matchKind", "") != "MERGE_WHEN_NOT_MATCHED_BY_SOURCE"
+    join = node.get("joinCondition") if matched else None
+    return Condition(node["relation"], join, (node["sourceRelation"],), queries, clause.get("condition"))
 
 
 def _dml(name: str, node: Node) -> Facts:
@@ -420,9 +439,12 @@ def _definition(name: str, node: Node) -> Facts:
         walk.walk(node.get("query"))
     query = name in ("ViewStmt", "RuleStmt")
     wrapped = {name: node}
-    return _facts(walk, (kind,), tree=wrapped if query or walk.accesses or walk.functions else None, rows=name == "CallStmt")
+    return _facts(
+        walk, (kind,), tree=wrapped if query or walk.accesses or walk.functions or name in _REMEMBERED else None, rows=name == "CallStmt"
+    )
 
 
+_REMEMBERED = frozenset({"DropStmt", "CreateFunctionStmt", "RenameStmt", "AlterObjectSchemaStmt", "AlterFunctionStmt", "CreateDomainStmt"})
 _RELATIONS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_INDEX", "OBJECT_SEQUENCE", "OBJECT_FOREIGN_TABLE"})
 _NOT_RELATIONS = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_AGGREGATE", "OBJECT_OPERATOR", "OBJECT_TYPE", "OBJECT_DOMAIN"})
 
@@ -461,7 +483,7 @@ def _discard(node: Node, _: bytes, __: Names) -> Facts:
 
 
 def _do(node: Node, _: bytes, __: Names) -> Facts:
-    return Facts(("do",))
+    return Facts(("do",), tree={"DoStmt": node})
 
 
 _READERS = {

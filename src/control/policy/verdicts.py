@@ -10,10 +10,17 @@ from typing import Any
 
 from control.policy.decide import Ruling, Touch
 from control.policy.duties import strictest
+from control.policy.effects import Effects
 from control.policy.facts import Facts
 from pgwire.ports import Effect, NameChange, Verdict
 
-__all__ = ["verdict_of"]
+__all__ = ["too_deep", "verdict_of"]
+
+
+def too_deep(version: str) -> Verdict:
+    """The refusal of what can be read but is nested too deeply to be looked through."""
+    why, hint = "the statement is nested too deeply to be judged", "Write it flatter: IN in place of OR, WITH in place of subqueries."
+    return Verdict(Effect.DENY, (why,), "built-in", version, sqlstate="54001", message=why, hint=hint, detail={"class": "unreadable"})
 
 
 def verdict_of(
@@ -23,11 +30,16 @@ def verdict_of(
     found: Sequence[tuple[Ruling, tuple[Touch, ...]]],
     touched: tuple[Touch, ...],
     masks: bool,
+    effects: Sequence[Effects] = (),
 ) -> Verdict:
-    """The verdict: ``ruling`` is the one that decides, ``found`` has each statement's own; ``masks``: its rows need a plan."""
+    """The verdict: ``ruling`` is the one that decides, ``found`` has each statement's own; ``masks``: its rows need a plan.
+
+    ``effects`` are what is behind each statement.
+    """
     reasons = tuple(dict.fromkeys(reason for each, _ in found for reason in each.reasons)) or ruling.reasons
     tables = sorted({touch.table for touch in touched})
     changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
+    changes = changes or any(each.unknown or "ddl" in {touch.verb for touch in each.touches} for each in effects)
     plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
     names = tuple(
         NameChange(index, change.space, change.name, change.text if change.facts is not None else None, change.holds)
@@ -38,10 +50,17 @@ def verdict_of(
     summary: dict[str, Any] = {
         "kinds": list(dict.fromkeys(kind for each in facts for kind in each.kinds)),
         "verbs": verbs,
-        "tables": [{"table": touch.table, "verb": touch.verb, "wide": touch.wide} for touch in touched],
+        "tables": [
+            {"table": each.table, "verb": each.verb, "wide": each.wide, **({"via": each.via} if each.via else {})} for each in touched
+        ],
         "effects": sorted(frozenset().union(*(each.effects for each, _ in found))),
-        "functions": sorted(frozenset().union(*(each.functions for each in facts))),
+        "functions": sorted(frozenset().union(*(each.functions for each in facts), *(each.routines for each in effects))),
     }
+    for name, every in (("unknown", [each.unknown for each in effects]), ("checked", [each.checked for each in effects])):
+        if told := sorted(frozenset().union(*every)):
+            summary[name] = told
+    if settings := sorted({setting.name for each in facts for setting in each.settings}):
+        summary["settings"] = settings
     observed = tuple(dict.fromkeys(word for each, _ in found for word in each.observed))
     by_values = any(weighed.by_values for each, _ in found for weighed in each.weighed)
     kept = ruling.effect is Effect.ALLOW and plain and not observed and not by_values

@@ -23,12 +23,13 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """One resolved table (``schema.name``) and what is done to it. ``through``: by way of a view."""
+    """One resolved table (``schema.name``) and what is done to it. ``through``: by way of a view, trigger, cascade … (``via``)."""
 
     table: str
     verb: str
     wide: bool = False
     through: bool = False
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
