@@ -31,8 +31,8 @@ CREATE FUNCTION purge_deep() RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$
 CREATE FUNCTION runs(t text) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN EXECUTE t; RETURN 1; END $$;
 CREATE FUNCTION runs_fixed() RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN EXECUTE 'DELETE FROM victims'; RETURN 1; END $$;
 CREATE FUNCTION of_row(b bait) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN DELETE FROM victims; RETURN 1; END $$;
-CREATE FUNCTION both(int, int) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN DELETE FROM victims; RETURN true; END $$;
-CREATE OPERATOR ?!? (leftarg = int, rightarg = int, function = both);
+CREATE FUNCTION harms(int, int) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN DELETE FROM victims; RETURN true; END $$;
+CREATE OPERATOR ?!? (leftarg = int, rightarg = int, function = harms);
 CREATE FUNCTION step(int, int) RETURNS int LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN DELETE FROM victims; RETURN 1; END $$;
 CREATE AGGREGATE odd_sum (int) (sfunc = step, stype = int, initcond = '0');
 CREATE FUNCTION moves() RETURNS void LANGUAGE plpgsql AS $$ BEGIN SET search_path = pg_temp, public; END $$;

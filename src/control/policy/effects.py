@@ -140,8 +140,8 @@ class _Gathering:
             for opaque in self.reach.opaque:  # where there is only a word of it, as in a description without a server
                 if opaque == name or ("." not in name and opaque.rpartition(".")[2] == name):
                     self.unknown(opaque)
-        if facts.tree and (self.snapshot.operators or self.snapshot.casts or self.reach.snapshot.routines):
-            for oid in self.symbols(facts.tree, path):
+        if self.snapshot.routines:
+            for oid in self.symbols(list(_trees(facts)), path):
                 self.routine(oid, path, through)
 
     def symbols(self, node: Any, path: Path) -> Iterator[int]:
@@ -279,6 +279,14 @@ class _Gathering:
             self.touch(f"pg_temp.{access.name}", access.verb, access.wide, through, via)
         elif access.verb != "select":
             self.unknown(via)  # it writes what is not there now
+
+
+def _trees(facts: Facts) -> Iterator[Node]:
+    """The trees of a statement and of those that it stands for; what FETCH reads was judged when it was declared."""
+    if facts.tree is not None:
+        yield facts.tree
+    for inner in facts.inner if facts.kinds[0] not in ("fetch", "move") or facts.accesses or facts.functions else ():
+        yield from _trees(inner)
 
 
 def _targets(node: Node) -> set[str]:

@@ -51,7 +51,7 @@ def unseen_after(facts: Facts, effects: Effects, snapshot: Snapshot) -> frozense
         every = names | set(_strings(facts.tree))
         return frozenset(every | {f"!{name}" for name in every})
     if kinds & _NEW_EFFECTS:
-        return frozenset(names | set(_strings((facts.tree or {}).get("CreateFunctionStmt", {}).get("funcname"))) | _named(facts))
+        return frozenset((names | set(_strings((facts.tree or {}).get("CreateFunctionStmt", {}).get("funcname")))) or _named(facts))
     if any(word in text for word in _SUBTLE) or "inhRelations" in text:
         return frozenset({access.name for access in facts.accesses})
     if kinds & _PLACED:
@@ -88,7 +88,7 @@ def with_effects(facts: Facts, effects: Effects, refusal: Refusal | None) -> Fac
 
 
 def _named(facts: Facts) -> set[str]:
-    return set(_strings(facts.tree)) if "create_function" not in facts.kinds and facts.tree else set()
+    return set(_strings(facts.tree)) or {"*"}
 
 
 def _strings(node: Any) -> Iterator[str]:
