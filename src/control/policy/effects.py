@@ -25,11 +25,12 @@ __all__ = ["Effects", "Reach"]
 Path = tuple[str, ...]
 _NOTHING = Behind()
 _LIVE_KEYS = frozenset("cnd")  # cascade, set null, set default
-# Extensions of PostgreSQL's own, and pgvector, whose functions compute and do nothing else.
+# Extensions whose functions in C compute or tell something and do nothing else.
 _PLAIN_EXTENSIONS = frozenset(
     {
         "btree_gin", "btree_gist", "citext", "cube", "dict_int", "dict_xsyn", "earthdistance", "fuzzystrmatch", "hstore", "intarray",
-        "isn", "ltree", "pg_trgm", "pgcrypto", "seg", "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "vector",
+        "isn", "ltree", "pg_stat_statements", "pg_trgm", "pgcrypto", "postgis", "seg",
+        "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "vector",
     }
 )  # fmt: skip
 _SETTINGS = frozenset({"search_path", "*", "role", "session_authorization"})
