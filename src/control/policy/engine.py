@@ -26,13 +26,13 @@ from control.policy.document import read_policy
 from control.policy.duties import mixed, strictest
 from control.policy.effects import Effects, Reach
 from control.policy.facts import Facts, Unreadable
-from control.policy.labels import used_labels
+from control.policy.labels import labels_of_tables, used_labels
 from control.policy.pending import hidden, unseen_after, with_effects
 from control.policy.reading import read_facts
 from control.policy.remembered import SessionNames, shared, split_path, temporary_names
 from control.policy.rules import Policy, PolicyError, claim_values, matches, next_turn
 from control.policy.standing import loosened, pinned
-from control.policy.verdicts import too_deep, verdict_of
+from control.policy.verdicts import too_deep, unreadable, verdict_of
 from control.policy.weigh import Circumstances
 from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
@@ -329,7 +329,6 @@ class SessionJudge:
 
     async def judge(self, statement: Statement) -> Verdict:
         """See ``ports.SessionPolicy``."""
-        version = self._engine.version
         if statement.protocol == "function":
             return await self._judge_call(statement)
         try:
@@ -339,17 +338,7 @@ class SessionJudge:
             await self._fresh(facts)
             before = self._snapshot.version
         except Unreadable as error:
-            return Verdict(
-                Effect.DENY,
-                (error.message,),
-                "built-in",
-                version,
-                sqlstate=error.sqlstate,
-                message=error.message,
-                position=error.position,
-                detail={"class": "unreadable"},
-                hint="Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth.",
-            )
+            return unreadable(self._engine.version, error)
         values = await self._values(statement, facts)
         verdict = await self._decided(statement, facts, values)
         if verdict.effect is Effect.HOLD and await self.renew() != before:
@@ -476,7 +465,8 @@ class SessionJudge:
         )
         if self._labelling:
             labels, possible = used_labels(self._policy, facts, self._snapshot, state.paths, opaque)
-            around = replace(around, labels=labels, possible=possible)
+            behind = (touch.table for touch in effects.touches if not touch.via.startswith(("view ", "part of ", "parent of ")))
+            around = replace(around, labels=labels, possible=possible | labels_of_tables(self._policy, self._snapshot, behind))
         ruling = decide(self._policy, self._principal, self._scope, facts, touched, opaque, around)
         if ruling.effect is not Effect.DENY and (why := loosened(self._standing, facts)):
             ruling = Ruling(Effect.DENY, "built-in", (why,), why, "Leave it as the policy has set it.", weighed=ruling.weighed)
@@ -495,7 +485,8 @@ class SessionJudge:
 
     def _fetched(self, facts: Facts, statement: Statement, ruling: Ruling) -> Ruling:
         """A FETCH is judged as the query of its cursor is now; what was held was asked for when the cursor was declared."""
-        inner = [self._rule(each, statement, None)[0] for each in facts.inner]
+        paths, temporary = self._state.paths, self._state.temporary
+        inner = [self._rule(each, statement, None, self._reach.of(each, paths, temporary))[0] for each in facts.inner]
         denied = next((each for each in inner if each.effect is Effect.DENY and not any(word.error for word in each.weighed)), None)
         return denied or replace(ruling, obligations=strictest((ruling.obligations, *(each.obligations for each in inner))))
 

@@ -14,7 +14,7 @@ from control.policy.facts import Facts, Node
 from control.policy.lineage import UNKNOWN, Column, trace
 from control.policy.rules import Policy
 
-__all__ = ["used_labels"]
+__all__ = ["labels_of_tables", "used_labels"]
 
 _WRITES = ("InsertStmt", "UpdateStmt", "MergeStmt")
 
@@ -48,6 +48,14 @@ def used_labels(
         more, maybe = used_labels(policy, inner, snapshot, paths, ())
         certain, possible = certain | more, possible | maybe
     return certain, frozenset(possible)
+
+
+def labels_of_tables(policy: Policy, snapshot: Snapshot, tables: Iterable[str]) -> frozenset[str]:
+    """The labels of every column of these tables (``schema.name``), any of which may be used."""
+    places = {(schema, name) for schema, _, name in (table.partition(".") for table in tables)}
+    found = [relation for place in places if (relation := snapshot.by_name.get(place)) is not None]
+    columns = ((each.schema, each.name, name) for each in found for name in each.columns.values())
+    return frozenset(label for column in columns for label in _labels(policy, snapshot, column))
 
 
 def _labels(policy: Policy, snapshot: Snapshot, column: Column) -> set[str]:

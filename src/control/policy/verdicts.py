@@ -11,10 +11,20 @@ from typing import Any
 from control.policy.decide import Ruling, Touch
 from control.policy.duties import strictest
 from control.policy.effects import Effects
-from control.policy.facts import Facts
+from control.policy.facts import Facts, Unreadable
 from pgwire.ports import Effect, NameChange, Verdict
 
-__all__ = ["too_deep", "verdict_of"]
+__all__ = ["too_deep", "unreadable", "verdict_of"]
+
+
+def unreadable(version: str, error: Unreadable) -> Verdict:
+    """The refusal of what PostgreSQL's grammar does not read."""
+    hint = "Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth."
+    told = {"class": "unreadable"}
+    return Verdict(
+        Effect.DENY, (error.message,), "built-in", version,
+        sqlstate=error.sqlstate, message=error.message, position=error.position, detail=told, hint=hint,
+    )  # fmt: skip
 
 
 def too_deep(version: str) -> Verdict:
