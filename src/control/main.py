@@ -179,6 +179,7 @@ class Gateway:
             self._audit.record("gateway.stopped", {"pid": os.getpid()})
         await self._checkpoint()
         await self._registry.flush()
+        await self._desk.stop()
         await self._store.close()
         self._journal.close()
         self._recorder.close()
@@ -275,6 +276,7 @@ class Gateway:
         while True:
             await asyncio.sleep(min(_TICK, self._engine.next_turn()))
             await self._ledger.expire_due()
+            await self._desk.expire_due()
             now = [_changed(file) for file in watched]
             if now != changed:
                 changed = now

@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import psycopg
 
 from control.policy.analysis import Masking, called_opaque, forbidden_use, result_columns, stricter, touches
+from control.policy.binding import SessionSettings, bound
 from control.policy.bound import BoundValues
 from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
@@ -32,7 +33,7 @@ from control.policy.rules import Policy, PolicyError, claim_values, matches, nex
 from control.policy.standing import loosened, pinned
 from control.policy.verdicts import verdict_of
 from control.policy.weigh import Circumstances
-from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
+from pgwire.ports import Binding, Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["GrantTemplate", "PolicyEngine", "SessionJudge"]
 
@@ -182,7 +183,9 @@ class PolicyEngine:
             snapshot = await (source.snapshot() if path is None else source.refresh())
         except (psycopg.Error, OSError) as error:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
-        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
+        judge = SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
+        judge.settings.start(lease.parameters)
+        return judge
 
 
 @dataclass(slots=True)
@@ -199,7 +202,7 @@ class SessionJudge:
     __slots__ = (
         "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal", "_scope",
         "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user",
-        "explains",
+        "explains", "settings",
     )  # fmt: skip
 
     def __init__(
@@ -223,6 +226,7 @@ class SessionJudge:
         self._key: int | None = None
         self.explains: list[Ruling] | None = None  # a list: the rulings are added to it
         self._open: tuple[bool, ...] = ()  # which of the policy's times are, as far as the key knows
+        self.settings = SessionSettings()
         self._refresh_masking()
 
     def _refresh_masking(self) -> None:
@@ -321,6 +325,7 @@ class SessionJudge:
         version = self._engine.version
         if statement.protocol == "function":
             return await self._judge_call(statement)
+        self._stale = self._stale or statement.fresh
         try:
             await self._fresh()
             facts = await self._read(statement)
@@ -361,7 +366,20 @@ class SessionJudge:
         if ruling.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
             await self._engine.step_aside()
             verdict = replace(verdict, cacheable=False)
-        return shared(statement, facts, self._within_budget(statement, verdict))
+        verdict = self._within_budget(statement, verdict)
+        if verdict.effect is Effect.HOLD:
+            return replace(verdict, binding=self._bound(statement, facts, touched))
+        return shared(statement, facts, verdict)
+
+    def _bound(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
+        state = self._state
+        standing = {
+            "role": self._user,
+            "search_path": " | ".join(", ".join(path) for path in state.paths),
+            "temporary": ", ".join(sorted(state.temporary)),
+            "settings": self.settings.told(),
+        }
+        return bound(statement.text, facts, touched, self._snapshot, state.paths, standing)
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
@@ -524,6 +542,7 @@ class SessionJudge:
         except Unreadable:
             return
         for each in facts:
+            self.settings.follow(each, statement.status, succeeded)
             if {"ddl"} & each.verbs or each.kind in ("do", "call"):
                 self._stale = True
             self._state.temporary |= temporary_names(each)
