@@ -132,7 +132,8 @@ def _changed(asked: Verdict, now: Verdict, statement: Statement, link: Link) -> 
 
 
 def _deferred(pending: PendingApproval, verdict: Verdict) -> Refused:
-    detail = {"approval": pending.name, "rule": verdict.rule, "state": pending.state, "mode": "defer", "reasons": list(verdict.reasons)}
+    detail: dict[str, Any] = {"approval": pending.name, "rule": verdict.rule, "state": pending.state, "mode": "defer"}
+    detail["reasons"] = list(verdict.reasons)
     if pending.state == "DENIED":
         hint = pending.comment or "Ask the approver what would be acceptable."
         return Refused("42501", f"the statement was denied: {pending.name}", hint=hint, detail=detail)

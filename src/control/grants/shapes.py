@@ -294,8 +294,8 @@ def _key(database: str, binding: Mapping[str, Any]) -> str:
 
 def _is_for(row: sqlite3.Row, principal: Principal) -> bool:
     if row["for_group"]:
-        return row["for_group"] in principal.groups
-    return row["subject"] == principal.subject and row["acts_for"] == principal.acts_for
+        return str(row["for_group"]) in principal.groups
+    return bool(row["subject"] == principal.subject and row["acts_for"] == principal.acts_for)
 
 
 def _covers(row: sqlite3.Row, statement: Statement, verdict: Verdict, binding: Mapping[str, Any]) -> bool:
