@@ -117,6 +117,7 @@ class Gateway:
             max_statement=settings.listen.max_statement_bytes,
             statement_bytes=settings.recording.statement_bytes,
             warm=self._warm,
+            remind=settings.approvals.notice_interval,
         )
         proxies = settings.listen.proxy_protocol
         reactors = [Reactor(self._journal, self._recorder) for _ in range(settings.listen.threads)]

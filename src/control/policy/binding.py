@@ -13,7 +13,7 @@ from typing import Any
 
 from pglast import parser
 
-from control.policy.catalog import Snapshot
+from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Touch
 from control.policy.facts import Facts
 from pgwire.ports import Binding
@@ -35,17 +35,24 @@ _REMEMBERED = 8
 _rests: dict[int, str] = {}  # the digest of what is not about relations, by the snapshot's version
 
 
-def bound(
+async def bound(
     text: bytes,
     facts: tuple[Facts, ...],
     touched: tuple[Touch, ...],
+    source: CatalogSource,
     snapshot: Snapshot,
     paths: tuple[tuple[str, ...], ...],
     standing: Mapping[str, str],
 ) -> Binding:
-    """What a hold of ``text`` is bound to. ``standing`` is what the session knows of it; the catalog's part is added."""
+    """What a hold of ``text`` is bound to. ``standing`` is what the session knows of it; the catalog's part is added.
+
+    Raises ``psycopg.Error`` when the server can't be asked.
+    """
     canonical, shape, constants = _canonical(text)
-    return Binding(canonical, shape, constants, {**standing, "catalog": _catalog(facts, touched, snapshot, paths)})
+    catalog, oids = _catalog(facts, touched, snapshot, paths)
+    guards = await source.guards(oids)
+    catalog = hashlib.sha256(f"{catalog} {guards}".encode()).hexdigest()[:16]
+    return Binding(canonical, shape, constants, {**standing, "catalog": catalog})
 
 
 def _canonical(text: bytes) -> tuple[str, str, tuple[str, ...]]:
@@ -73,8 +80,11 @@ def _canonical(text: bytes) -> tuple[str, str, tuple[str, ...]]:
     return " ".join(kept), " ".join(shape), tuple(constants)
 
 
-def _catalog(facts: tuple[Facts, ...], touched: tuple[Touch, ...], snapshot: Snapshot, paths: tuple[tuple[str, ...], ...]) -> str:
-    """A digest of the part of the catalog that matters: the relations that are meant, and everything that is not a relation.
+def _catalog(
+    facts: tuple[Facts, ...], touched: tuple[Touch, ...], snapshot: Snapshot, paths: tuple[tuple[str, ...], ...]
+) -> tuple[str, list[int]]:
+    """A digest of the part of the catalog that matters: the relations that are meant, and everything that is not a
+    relation; and the OIDs of the former.
 
     Another table may come and go without a word; a name that now means another table, or a table that has another shape, not.
     """
@@ -101,7 +111,7 @@ def _catalog(facts: tuple[Facts, ...], touched: tuple[Touch, ...], snapshot: Sna
         if field.name not in _OF_RELATIONS and _by_relation(value := getattr(snapshot, field.name), snapshot)
     }
     parts = (sorted(meant.items()), sorted(of_relations.items()), _rest(snapshot))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(parts).encode()).hexdigest(), sorted(oids)
 
 
 def _by_relation(value: Any, snapshot: Snapshot) -> bool:

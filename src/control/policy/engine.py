@@ -367,11 +367,11 @@ class SessionJudge:
             await self._engine.step_aside()
             verdict = replace(verdict, cacheable=False)
         verdict = self._within_budget(statement, verdict)
-        if verdict.effect is Effect.HOLD:
-            return replace(verdict, binding=self._bound(statement, facts, touched))
+        if verdict.effect is Effect.HOLD and statement.fresh:
+            return replace(verdict, binding=await self._bound(statement, facts, touched))
         return shared(statement, facts, verdict)
 
-    def _bound(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
+    async def _bound(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
         state = self._state
         standing = {
             "role": self._user,
@@ -379,7 +379,7 @@ class SessionJudge:
             "temporary": ", ".join(sorted(state.temporary)),
             "settings": self.settings.told(),
         }
-        return bound(statement.text, facts, touched, self._snapshot, state.paths, standing)
+        return await bound(statement.text, facts, touched, self._source, self._snapshot, state.paths, standing)
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
