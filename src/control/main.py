@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from control.audit.checkpoints import Checkpointer, load_or_create_key
 from control.audit.events import AuditLog
+from control.audit.query import recent_statements
 from control.config import (
     ConfigurationError,
     DatabaseSettings,
@@ -43,6 +45,7 @@ from control.credentials.place import Place
 from control.credentials.routing import Logins, LoginSource
 from control.credentials.vault import VaultLeases
 from control.grants.approvals import ApprovalDesk
+from control.grants.evidence import EvidenceGatherer
 from control.grants.ledger import GrantLedger, GrantRecord
 from control.grants.registry import SessionRegistry
 from control.identity.authenticate import Authenticator
@@ -93,6 +96,11 @@ class Gateway:
         self._store = Store(settings.store.path)
         self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
         self._desk = ApprovalDesk(self._store, self._audit)
+        self._evidence = EvidenceGatherer(
+            self._desk,
+            {name: _catalog_login(name, entry) for name, entry in settings.databases.items()},
+            functools.partial(recent_statements, settings.audit.directory),
+        )
         self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
         self._logins = Logins(self._sources)
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
@@ -154,6 +162,7 @@ class Gateway:
         subscription = self._ledger.changes.subscribe()
         self._run(self._watch_grants(subscription), "grants")
         self._run(self._tick(), "tick")
+        self._run(self._evidence.run(), "evidence")
         self._run(self._follow_catalogs(), "catalogs")
         self._run(self._prepare_segments(), "segments")
         self._run(self._checkpointer.run(self.settings.audit.checkpoint_interval), "checkpoints")

@@ -210,7 +210,7 @@ def shape_of(uses: int = 3, seconds: int = 60, group: str = "", **bounds: pb.Val
 
 def test_an_approved_shape_is_used_so_often_and_within_its_bounds(desk: Desk) -> None:
     with desk.table("shaped", 40) as owner, desk.connect(subject="waits-shape") as connection:
-        running = Running(lambda: connection.execute("DELETE FROM shaped WHERE id = %s", (5,)).rowcount)
+        running = Running(lambda: connection.execute("DELETE FROM shaped WHERE id = %t", (5,)).rowcount)
         held = desk.pending("waits-shape")
         desk.approve(held.name, shape=shape_of(3, p1=pb.ValueBound(least="1", most="20")))
         assert running.result() == 1
@@ -218,9 +218,9 @@ def test_an_approved_shape_is_used_so_often_and_within_its_bounds(desk: Desk) ->
             (shape,) = api.approvals.ListShapes(pb.ListShapesRequest(active_only=True, subject="waits-shape")).shapes
         assert (shape.uses, shape.most, shape.shape) == (0, 3, "delete from shaped where id = $1")
         for number in (6, 7, 20):
-            assert connection.execute("DELETE FROM shaped WHERE id = %s", (number,)).rowcount == 1
+            assert connection.execute("DELETE FROM shaped WHERE id = %t", (number,)).rowcount == 1
         # the fourth, one out of bounds, another text: each is asked for
-        for sql, number in (("DELETE FROM shaped WHERE id = %s", 8), ("DELETE FROM shaped WHERE id >= %s", 9)):
+        for sql, number in (("DELETE FROM shaped WHERE id = %t", 8), ("DELETE FROM shaped WHERE id >= %t", 9)):
             running = Running(lambda sql=sql, number=number: connection.execute(sql, (number,)))
             desk.deny(desk.pending("waits-shape").name)
             assert isinstance(running.result(), psycopg.Error)
