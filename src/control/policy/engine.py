@@ -184,7 +184,7 @@ class PolicyEngine:
         except (psycopg.Error, OSError) as error:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
         judge = SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
-        judge.settings.start(lease.parameters)
+        judge.changed.start(lease.parameters)
         return judge
 
 
@@ -202,7 +202,7 @@ class SessionJudge:
     __slots__ = (
         "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal", "_scope",
         "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user",
-        "explains", "settings",
+        "explains", "changed",
     )  # fmt: skip
 
     def __init__(
@@ -226,7 +226,7 @@ class SessionJudge:
         self._key: int | None = None
         self.explains: list[Ruling] | None = None  # a list: the rulings are added to it
         self._open: tuple[bool, ...] = ()  # which of the policy's times are, as far as the key knows
-        self.settings = SessionSettings()
+        self.changed = SessionSettings()
         self._refresh_masking()
 
     def _refresh_masking(self) -> None:
@@ -368,16 +368,16 @@ class SessionJudge:
             verdict = replace(verdict, cacheable=False)
         verdict = self._within_budget(statement, verdict)
         if verdict.effect is Effect.HOLD and statement.fresh:
-            return replace(verdict, binding=await self._bound(statement, facts, touched))
+            return replace(verdict, binding=await self._binding(statement, facts, touched))
         return shared(statement, facts, verdict)
 
-    async def _bound(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
+    async def _binding(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
         state = self._state
         standing = {
             "role": self._user,
             "search_path": " | ".join(", ".join(path) for path in state.paths),
             "temporary": ", ".join(sorted(state.temporary)),
-            "settings": self.settings.told(),
+            "settings": self.changed.told(),
         }
         return await bound(statement.text, facts, touched, self._source, self._snapshot, state.paths, standing)
 
@@ -542,7 +542,7 @@ class SessionJudge:
         except Unreadable:
             return
         for each in facts:
-            self.settings.follow(each, statement.status, succeeded)
+            self.changed.follow(each, statement.status, succeeded)
             if {"ddl"} & each.verbs or each.kind in ("do", "call"):
                 self._stale = True
             self._state.temporary |= temporary_names(each)
