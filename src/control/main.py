@@ -44,6 +44,7 @@ from control.credentials.minted import MintedRoles
 from control.credentials.place import Place
 from control.credentials.routing import Logins, LoginSource
 from control.credentials.vault import VaultLeases
+from control.grants.answers import Answers
 from control.grants.approvals import ApprovalDesk
 from control.grants.evidence import EvidenceGatherer
 from control.grants.ledger import GrantLedger, GrantRecord
@@ -53,6 +54,7 @@ from control.identity.passwords import ScramUser, ScramUsers
 from control.identity.tokens import TokenVerifier, TrustedIssuer
 from control.policy.catalog import Catalog
 from control.policy.engine import PolicyEngine
+from control.policy.inquiries import Inquiries
 from control.policy.rules import PolicyError
 from control.rpc.server import ApiServer
 from control.store.database import Store, StoreError
@@ -126,6 +128,7 @@ class Gateway:
             statement_bytes=settings.recording.statement_bytes,
             warm=self._warm,
             remind=settings.approvals.notice_interval,
+            inquiries=Inquiries(Answers(self._desk, lambda: self._engine.version).tell),
         )
         proxies = settings.listen.proxy_protocol
         reactors = [Reactor(self._journal, self._recorder) for _ in range(settings.listen.threads)]

@@ -59,27 +59,27 @@ class Holding:
             return verdict
         pending = await self._approvals.ask(self._info, statement, verdict, since)
         if (verdict.hold or HoldTerms()).defer:
-            raise _deferred(pending, verdict)
+            raise _deferred(pending, verdict, self._info.id)
         sent = False
         why = ""
         try:
             decision = await self._wait(link, pending, verdict)
             if decision.state != "APPROVED":
                 why = "cancelled by the client"
-                raise _not_approved(pending, decision, verdict)
+                raise _not_approved(pending, decision, verdict, self._info.id)
             now = await self._policy.judge(statement)
             # From here on nothing waits for the network: what is as it was is sent.
             if why := _changed(verdict, now, statement, link):
                 await pending.void(why)
                 if now.effect is Effect.DENY:
                     return replace(now, detail={**now.detail, "approval": pending.name, "state": "VOIDED"})
-                raise _void(pending, why, verdict)
+                raise _void(pending, why, verdict, self._info.id)
             if self._cancelled.done():
                 why = "cancelled by the client"
-                raise _not_approved(pending, Decision("CANCELLED"), verdict)
+                raise _not_approved(pending, Decision("CANCELLED"), verdict, self._info.id)
             sent = await pending.use()
             if not sent:
-                raise _not_approved(pending, Decision("CANCELLED"), verdict)
+                raise _not_approved(pending, Decision("CANCELLED"), verdict, self._info.id)
             return now
         finally:
             if not sent:
@@ -131,9 +131,21 @@ def _changed(asked: Verdict, now: Verdict, statement: Statement, link: Link) -> 
     return f"{' and '.join(names)} {'have' if len(names) > 1 else 'has'} changed since it was asked for" if names else ""
 
 
-def _deferred(pending: PendingApproval, verdict: Verdict) -> Refused:
-    detail: dict[str, Any] = {"approval": pending.name, "rule": verdict.rule, "state": pending.state, "mode": "defer"}
-    detail["reasons"] = list(verdict.reasons)
+def _detail(pending: PendingApproval, verdict: Verdict, state: str, session: str) -> dict[str, Any]:
+    return {
+        "class": "approval",
+        "approval": pending.name,
+        "rule": verdict.rule,
+        "reasons": list(verdict.reasons),
+        "matched": verdict.detail.get("matched", []),
+        "policy_version": verdict.policy_version,
+        "request_id": f"{session}/{pending.name}",
+        "state": state,
+    }
+
+
+def _deferred(pending: PendingApproval, verdict: Verdict, session: str) -> Refused:
+    detail = {**_detail(pending, verdict, pending.state, session), "mode": "defer"}
     if pending.state == "DENIED":
         hint = pending.comment or "Ask the approver what would be acceptable."
         return Refused("42501", f"the statement was denied: {pending.name}", hint=hint, detail=detail)
@@ -145,15 +157,14 @@ def _deferred(pending: PendingApproval, verdict: Verdict) -> Refused:
     return Refused("42501", f"the statement needs an approval first: {pending.name}", hint=hint, detail=detail)
 
 
-def _void(pending: PendingApproval, why: str, verdict: Verdict) -> Refused:
-    detail = {"approval": pending.name, "rule": verdict.rule, "state": "VOIDED", "reasons": [why]}
-    return Refused(
-        "57014", f"the approval {pending.name} is void: {why}", hint="Run the statement again; it is asked for anew.", detail=detail
-    )
+def _void(pending: PendingApproval, why: str, verdict: Verdict, session: str) -> Refused:
+    detail = {**_detail(pending, verdict, "VOIDED", session), "reasons": [why]}
+    hint = "Run the statement again; it is asked for anew."
+    return Refused("57014", f"the approval {pending.name} is void: {why}", hint=hint, detail=detail)
 
 
-def _not_approved(pending: PendingApproval, decision: Decision, verdict: Verdict) -> Refused:
-    detail = {"approval": pending.name, "rule": verdict.rule, "state": decision.state}
+def _not_approved(pending: PendingApproval, decision: Decision, verdict: Verdict, session: str) -> Refused:
+    detail = _detail(pending, verdict, decision.state, session)
     if decision.state == "DENIED":
         if decision.approver:
             detail["approver"] = decision.approver
@@ -163,5 +174,5 @@ def _not_approved(pending: PendingApproval, decision: Decision, verdict: Verdict
         hint = f"Ask an approver to look at {pending.name} sooner, then run the statement again."
         return Refused("57014", "nobody decided on the statement in time; it was not run", hint=hint, detail=detail)
     if decision.state == "VOIDED":
-        return _void(pending, decision.comment or "it is not what was asked for any more", verdict)
+        return _void(pending, decision.comment or "it is not what was asked for any more", verdict, session)
     return Refused("57014", _CANCELLED, detail=detail)

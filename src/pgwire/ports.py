@@ -456,6 +456,28 @@ class Approvals(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A text that asks the gateway itself. ``text`` is what the server gets for it, ``names`` what it must be told before.
+
+    ``shown``: the answer is shown as a setting (SHOW) and told as one line.
+    """
+
+    text: bytes
+    names: frozenset[str]
+    shown: bool = False
+
+
+class Inquiries(Protocol):
+    def read(self, text: bytes) -> Inquiry | None:
+        """What a text asks of the gateway; None: nothing."""
+        ...
+
+    async def answer(self, session: SessionInfo, inquiry: Inquiry) -> Mapping[str, str]:
+        """The settings that the server is told before the inquiry runs, by name."""
+        ...
+
+
 class Audit(Protocol):
     def record(self, kind: str, fields: Mapping[str, Any], session: int = 0) -> int:
         """Append one event to the journal and return its sequence number (the receipt). Raises ``Refused`` 58030."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from pgwire.diagnostics import scrub
@@ -20,10 +21,10 @@ from pgwire.holding import Holding
 from pgwire.hot.masking import MaskPlan
 from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
 from pgwire.keeping import Clock, kept
-from pgwire.messages import row_description
+from pgwire.messages import row_description, setting
 from pgwire.names import SessionNames
 from pgwire.plans import compile_plan
-from pgwire.ports import Approvals, Audit, Effect, Refused, SessionInfo, SessionPolicy, Statement, Verdict
+from pgwire.ports import Approvals, Audit, Effect, Inquiries, Inquiry, Refused, SessionInfo, SessionPolicy, Statement, Verdict
 
 __all__ = ["Serving"]
 
@@ -36,13 +37,19 @@ class Serving:
     """The answers to one link. ``over`` resolves to the reason when the session is to end."""
 
     __slots__ = (
-        "_approvals", "_audit", "_clock", "_holding", "_info", "_mask_key", "_names", "_policy", "_remind", "_settling", "_since", "_tasks",
-        "interrupt",
-        "last_words", "link", "over",
+        "_approvals", "_audit", "_clock", "_holding", "_info", "_inquiries", "_mask_key", "_names", "_policy", "_remind", "_settling",
+        "_since", "_tasks", "interrupt", "last_words", "link", "over",
     )  # fmt: skip
 
     def __init__(
-        self, approvals: Approvals, audit: Audit, policy: SessionPolicy, info: SessionInfo, mask_key: bytes, remind: float = 30.0
+        self,
+        approvals: Approvals,
+        audit: Audit,
+        policy: SessionPolicy,
+        info: SessionInfo,
+        mask_key: bytes,
+        remind: float = 30.0,
+        inquiries: Inquiries | None = None,
     ) -> None:
         self.link: Link | None = None
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -51,6 +58,7 @@ class Serving:
         self._audit = audit
         self._policy = policy
         self._info = info
+        self._inquiries = inquiries
         self._mask_key = mask_key
         self._tasks: set[asyncio.Task[None]] | None = None  # made when there is one
         self._remind = remind
@@ -196,6 +204,10 @@ class Serving:
         statement = Statement(
             text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status, parameter_types=types, named=link.named
         )
+        # A text that asks the gateway itself is judged as what the server gets for it.
+        inquiry = self._inquiries.read(text) if self._inquiries is not None and kind != b"F" else None
+        if inquiry is not None:
+            statement = replace(statement, text=inquiry.text)
         verdict = await self._judged(link, statement, self._policy.judge(statement))
         if verdict is None:
             return
@@ -209,6 +221,8 @@ class Serving:
             return
         if verdict.effect is Effect.DENY:
             self._deny(link, statement, verdict)
+        elif inquiry is not None:
+            await self._inquire(link, text, statement, inquiry, verdict)
         elif kind == b"P":
             # A held statement may be prepared: nothing runs before it is executed, and then it is asked for.
             runs = verdict.effect is Effect.ALLOW and verdict.cacheable
@@ -217,6 +231,27 @@ class Serving:
             self._admit(link, statement, verdict)
         else:
             await self._hold(link, statement)
+
+    async def _inquire(self, link: Link, text: bytes, statement: Statement, inquiry: Inquiry, verdict: Verdict) -> None:
+        """Let a text pass that asks the gateway: the server is told the answers before it runs."""
+        assert self._inquiries is not None
+        if verdict.effect is not Effect.ALLOW:
+            hint = "Ask for it in a SELECT of its own."
+            self._deny(link, statement, _unjudged("0A000", "what asks the gateway can't be part of a held statement", hint))
+            return
+        try:
+            told = {"text": text.decode("utf-8", "replace"), "sent": inquiry.text.decode("utf-8", "replace"), "session": self._info.id}
+            self._audit.record("statement.rewritten", told, self._info.number)
+        except Refused:
+            link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
+            return
+        runs = statement.protocol != "parse"
+        if runs and link.status != "E":
+            for name, value in (await self._inquiries.answer(self._info, inquiry)).items():
+                link.insert(*setting(name, value))
+        if runs and verdict.settles:
+            self._settling = (statement, verdict)
+        link.admit(text, runs, verdict.masks, False, runs and verdict.settles, False, False, kept(verdict), inquiry.text)
 
     def _admit(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if verdict.settles:
@@ -313,6 +348,8 @@ class Serving:
         plan: MaskPlan | None
         try:
             columns = row_description(body)
+            if self._inquiries is not None and (inquiry := self._inquiries.read(text)) is not None:
+                text = inquiry.text
             rules = await self._policy.columns(Statement(text, "simple", status=link.status, named=link.named), index, columns)
             if len(rules) != len(columns):
                 raise ValueError("the policy answered for another number of columns")

@@ -36,6 +36,7 @@ from pgwire.ports import (
     Grant,
     Grants,
     Identity,
+    Inquiries,
     Lease,
     Peer,
     Policy,
@@ -85,6 +86,7 @@ class Parts:
     max_statement: int = 16 * 1024 * 1024
     statement_bytes: int = 256 * 1024
     remind: float = 30.0
+    inquiries: Inquiries | None = None
     scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
     old_servers: set[tuple[str, int]] = field(default_factory=set)
     warm: WarmServers | None = None
@@ -314,7 +316,7 @@ class Session:
     def _serve(self, opened: _Opened) -> asyncio.Future[str]:
         """Join the legs. What is answered resolves to the reason when the session is to end."""
         parts = self._parts
-        serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key, parts.remind)
+        serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key, parts.remind, parts.inquiries)
         link = Link(
             self._reactor,
             self._client.leg,

@@ -200,9 +200,27 @@ class SessionJudge:
     """Implements ``ports.SessionPolicy`` for one session."""
 
     __slots__ = (
-        "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal", "_scope",
-        "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user",
-        "explains", "changed",
+        "_before",
+        "_bound",
+        "_default",
+        "_engine",
+        "_key",
+        "_labelling",
+        "_local",
+        "_masking",
+        "_open",
+        "_policy",
+        "_principal",
+        "_scope",
+        "_seen",
+        "_snapshot",
+        "_source",
+        "_stale",
+        "_standing",
+        "_state",
+        "_user",
+        "changed",
+        "explains",
     )  # fmt: skip
 
     def __init__(
@@ -273,7 +291,8 @@ class SessionJudge:
     @property
     def typed(self) -> bool:
         """See ``ports.SessionPolicy``."""
-        return self._bound
+        # what is held is bound to them too
+        return self._bound or any(rule.effect is Effect.HOLD for rule in self._policy.rules)
 
     @property
     def settings(self) -> Mapping[str, str]:

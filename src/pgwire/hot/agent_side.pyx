@@ -211,10 +211,25 @@ cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         return _wait(k, WAIT_ADMIT)
     if not _run(k, c'Q', 0, s, NULL, m.body, m.n - 1, NULL, 0):
         return False
-    _used(k)
     k.unflushed = False
-    _forward(k, raw, m.total)
+    if s.sends != NULL:
+        _instead(k, s, c'Q', m.body, 0, raw, 0)
+    else:
+        _forward(k, raw, m.total)
+    _used(k)
     return True
+
+
+cdef void _instead(LinkState* k, Stmt* s, uint8_t kind, const uint8_t* name, size_t name_len, const uint8_t* tail, size_t tail_len) noexcept nogil:
+    # The message with another text: name, text, tail.
+    cdef uint8_t head[5]
+    head[0] = kind
+    store32(head + 1, <uint32_t>(4 + name_len + s.sends_len + 1 + tail_len))
+    emit_copy(k.server, head, 5)
+    emit_copy(k.server, name, name_len)
+    emit_copy(k.server, s.sends, s.sends_len)
+    emit_copy(k.server, <const uint8_t*><const char*>b"\0", 1)
+    emit_copy(k.server, tail, tail_len)
 
 
 cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
@@ -250,9 +265,12 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         s.refs += 1
     if late:
         k.parsed = e.stmt                    # the queue holds it for as long as this pass lasts
-    _used(k)
     k.unflushed = True
-    _forward(k, raw, m.total)
+    if s.sends != NULL:
+        _instead(k, s, c'P', m.body, name + 1, text + n + 1, m.body + m.n - text - n - 1)
+    else:
+        _forward(k, raw, m.total)
+    _used(k)
     return True
 
 
