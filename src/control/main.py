@@ -37,6 +37,7 @@ from control.config import (
     SecretRef,
     Settings,
     StaticCredentials,
+    WebhookSettings,
     load,
 )
 from control.credentials.fixed import FixedLogin
@@ -49,6 +50,7 @@ from control.grants.approvals import ApprovalDesk
 from control.grants.evidence import EvidenceGatherer
 from control.grants.ledger import GrantLedger, GrantRecord
 from control.grants.registry import SessionRegistry
+from control.grants.webhooks import Hook, Webhooks
 from control.identity.authenticate import Authenticator
 from control.identity.passwords import ScramUser, ScramUsers
 from control.identity.tokens import TokenVerifier, TrustedIssuer
@@ -97,7 +99,8 @@ class Gateway:
         self._checkpointer = Checkpointer(self._journal, settings.audit.directory, signing_key)
         self._store = Store(settings.store.path)
         self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
-        self._desk = ApprovalDesk(self._store, self._audit)
+        self._webhooks = Webhooks(self._store, self._audit, [_hook(entry) for entry in settings.approvals.webhooks])
+        self._desk = ApprovalDesk(self._store, self._audit, enqueue=self._webhooks.enqueue)
         self._evidence = EvidenceGatherer(
             self._desk,
             {name: _catalog_login(name, entry) for name, entry in settings.databases.items()},
@@ -166,6 +169,7 @@ class Gateway:
         self._run(self._watch_grants(subscription), "grants")
         self._run(self._tick(), "tick")
         self._run(self._evidence.run(), "evidence")
+        self._run(self._webhooks.run(), "webhooks")
         self._run(self._follow_catalogs(), "catalogs")
         self._run(self._prepare_segments(), "segments")
         self._run(self._checkpointer.run(self.settings.audit.checkpoint_interval), "checkpoints")
@@ -401,6 +405,19 @@ def _catalog_login(name: str, entry: DatabaseSettings) -> dict[str, str | int]:
     if isinstance(credentials, (MintedCredentials, StaticCredentials)):
         return _place(name, entry).libpq(credentials.user, credentials.password.resolve())
     return _place(name, entry).libpq(credentials.catalog_user, credentials.catalog_password.resolve())
+
+
+def _hook(entry: WebhookSettings) -> Hook:
+    return Hook(
+        name=entry.name,
+        url=entry.url,
+        secret=entry.secret.resolve(),
+        format=entry.format,
+        states=frozenset(entry.states),
+        databases=frozenset(entry.databases),
+        timeout=entry.timeout,
+        give_up_after=entry.give_up_after,
+    )
 
 
 def _mask_key(reference: SecretRef) -> bytes:

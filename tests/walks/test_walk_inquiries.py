@@ -88,16 +88,18 @@ def test_grant_status_and_help(desk: Desk) -> None:
         status = dict(connection.execute("SELECT name, value FROM pgleash.status").fetchall())
         assert status["acts_for"] == "ada@example.com"
         assert connection.execute("SELECT text FROM pgleash.help WHERE topic = 'deferred'").fetchone() is not None
-        joined = connection.execute(
-            "SELECT count(*) FROM pgleash.help h CROSS JOIN pgleash.status s, generate_series(1, 2)"
-        ).fetchone()
+        joined = connection.execute("SELECT count(*) FROM pgleash.help h CROSS JOIN pgleash.status s, generate_series(1, 2)").fetchone()
         assert joined == (6 * 8 * 2,)
 
 
 @pytest.mark.parametrize(
     "sql",
-    ["DELETE FROM pgleash.approvals", "TRUNCATE pgleash.approvals",
-     "UPDATE pgleash.approvals SET state = 'APPROVED'", "TABLE pgleash.secrets"],
+    [
+        "DELETE FROM pgleash.approvals",
+        "TRUNCATE pgleash.approvals",
+        "UPDATE pgleash.approvals SET state = 'APPROVED'",
+        "TABLE pgleash.secrets",
+    ],
 )
 def test_nothing_else_bears_the_name(desk: Desk, sql: str) -> None:
     with desk.connect(subject="agent-7") as connection, pytest.raises(psycopg.Error):
@@ -114,8 +116,8 @@ def test_messages_are_those_of_any_select(desk: Desk) -> None:
         told = []
         for sql, name in ((plain, "n"), (asks, "m")):
             seen = client.ask(
-                parse("SELECT 1"), bind(), execute(), parse(sql, name), describe("S", name), bind(statement=name, portal="p"), execute("p", 1),
-                execute("p", 1), parse("SELECT 2"), bind(), execute(), sync(),
+                parse("SELECT 1"), bind(), execute(), parse(sql, name), describe("S", name), bind(statement=name, portal="p"),
+                execute("p", 1), execute("p", 1), parse("SELECT 2"), bind(), execute(), sync(),
             )  # fmt: skip
             seen += client.ask(query("BEGIN")) + client.ask(query(sql)) + client.ask(query("SELECT 1/0")) + client.ask(query(sql))
             seen += client.ask(query("ROLLBACK")) + client.ask(query(f"SELECT 1; {sql}; SELECT 2"))

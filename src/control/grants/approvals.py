@@ -55,7 +55,7 @@ class _Waiter:
 class ApprovalDesk:
     """Implements ``pgwire.ports.Approvals``, and what approvers do. ``changes`` tells of every change, ``asked`` of new ones.
 
-    ``enqueue(db, record)`` is called inside the transaction of every change, so that who must be notified is never forgotten.
+    ``enqueue(db, record)`` is called inside the transaction of every change of state, so that who must be notified is never forgotten.
     """
 
     def __init__(
@@ -334,7 +334,7 @@ class ApprovalDesk:
             if row is None:
                 return None
             joined = {**json.loads(row["evidence"]), **evidence}
-            return self._changed(db, name, notify=False, evidence=json.dumps(joined, default=str))
+            return self._changed(db, name, evidence=json.dumps(joined, default=str))
 
         record = await self._store.run(work)
         if record is not None:
@@ -372,12 +372,12 @@ class ApprovalDesk:
 
     # -- every change --------------------------------------------------------------------------------------------
 
-    def _changed(self, db: sqlite3.Connection, name: str, notify: bool = True, **values: Any) -> ApprovalRecord:
+    def _changed(self, db: sqlite3.Connection, name: str, **values: Any) -> ApprovalRecord:
         values["sequence"] = next_sequence(db)
         setting = ", ".join(f"{column} = ?" for column in values)
         row = db.execute(f"UPDATE approvals SET {setting} WHERE name = ? RETURNING *", (*values.values(), name)).fetchone()
         record = approval_record(row)
-        if notify and self._enqueue is not None:
+        if "state" in values and self._enqueue is not None:
             self._enqueue(db, record)
         return record
 
