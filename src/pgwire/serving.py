@@ -246,12 +246,15 @@ class Serving:
             link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
             return
         runs = statement.protocol != "parse"
+        ahead, replies = b"", 0
         if runs and link.status != "E":
             for name, value in (await self._inquiries.answer(self._info, inquiry)).items():
-                link.insert(*setting(name, value))
+                messages, count = setting(name, value)
+                ahead, replies = ahead + messages, replies + count
         if runs and verdict.settles:
             self._settling = (statement, verdict)
-        link.admit(text, runs, verdict.masks, False, runs and verdict.settles, False, False, kept(verdict), inquiry.text)
+        settles = runs and verdict.settles
+        link.admit(text, runs, verdict.masks, False, settles, False, False, kept(verdict), inquiry.text, ahead, replies)
 
     def _admit(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if verdict.settles:

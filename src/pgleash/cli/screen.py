@@ -42,6 +42,7 @@ class Screen:
         self._top = 0
         self._seen: set[str] = set()  # statements whose end has been shown
         self._said = ""
+        self._typed = ""
         self._problem = ""
         self._lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
@@ -93,13 +94,16 @@ class Screen:
         self._chosen, self._top = name, 0
 
     def _key(self) -> str:
-        ready, _, _ = select.select([sys.stdin, self._wake_read], [], [], 1.0)
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
-        if sys.stdin not in ready:
-            return ""
-        data = os.read(sys.stdin.fileno(), 16).decode("utf-8", "ignore")
-        return _KEYS.get(data, data[:1])
+        if not self._typed:
+            ready, _, _ = select.select([sys.stdin, self._wake_read], [], [], 1.0)
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            if sys.stdin in ready:
+                self._typed = os.read(sys.stdin.fileno(), 64).decode("utf-8", "ignore")
+        # Keys may come together; those of several characters come whole.
+        key = next((each for each in _KEYS if self._typed.startswith(each)), self._typed[:1])
+        self._typed = self._typed[len(key) :]
+        return _KEYS.get(key, key)
 
     def _press(self, key: str) -> None:
         with self._lock:

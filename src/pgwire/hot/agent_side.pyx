@@ -19,7 +19,7 @@ from pgwire.hot.journal cimport JournalState, journal_has_room
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
     COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_GUARD, WAIT_ROOM, WAIT_SETTLE,
-    begin, flush_server, link_break, record,
+    begin, flush_server, link_break, record, send_instead,
 )
 from pgwire.hot.pipeline cimport (
     ALLOWED, ANSWER, COPIES_IN, COPYING, GUARD_OPEN, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, UNSURE, Entry, Portal, Stmt, Named, cache_find, entry_name,
@@ -213,23 +213,11 @@ cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         return False
     k.unflushed = False
     if s.sends != NULL:
-        _instead(k, s, c'Q', m.body, 0, raw, 0)
+        send_instead(k, s, c'Q', m.body, 0, raw, 0)
     else:
         _forward(k, raw, m.total)
     _used(k)
     return True
-
-
-cdef void _instead(LinkState* k, Stmt* s, uint8_t kind, const uint8_t* name, size_t name_len, const uint8_t* tail, size_t tail_len) noexcept nogil:
-    # The message with another text: name, text, tail.
-    cdef uint8_t head[5]
-    head[0] = kind
-    store32(head + 1, <uint32_t>(4 + name_len + s.sends_len + 1 + tail_len))
-    emit_copy(k.server, head, 5)
-    emit_copy(k.server, name, name_len)
-    emit_copy(k.server, s.sends, s.sends_len)
-    emit_copy(k.server, <const uint8_t*><const char*>b"\0", 1)
-    emit_copy(k.server, tail, tail_len)
 
 
 cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
@@ -267,7 +255,7 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         k.parsed = e.stmt                    # the queue holds it for as long as this pass lasts
     k.unflushed = True
     if s.sends != NULL:
-        _instead(k, s, c'P', m.body, name + 1, text + n + 1, m.body + m.n - text - n - 1)
+        send_instead(k, s, c'P', m.body, name + 1, text + n + 1, m.body + m.n - text - n - 1)
     else:
         _forward(k, raw, m.total)
     _used(k)
