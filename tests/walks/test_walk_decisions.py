@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from fixtures.holds import Desk, Running
+from kit.wire import WireClient, bind, execute, parse, sync
 from pgleash.v1 import approvals_pb2 as pb
 
 
@@ -228,6 +229,30 @@ def test_an_approved_shape_is_used_so_often_and_within_its_bounds(desk: Desk) ->
             (shape,) = api.approvals.ListShapes(pb.ListShapesRequest(subject="waits-shape")).shapes
         assert (shape.uses, shape.state) == (3, "SPENT")
         assert owner.execute("SELECT count(*) FROM shaped").fetchone() == (36,)
+
+
+def test_a_shape_is_not_fooled_by_another_type_of_the_same_bytes(desk: Desk) -> None:
+    with desk.table("shaped") as owner, WireClient("127.0.0.1", desk.stage.port) as client:
+        client.secure(str(desk.stage.certificates.ca), server_hostname="localhost")
+        client.login("waits-types", "shop", desk.stage.token(subject="waits-types"))
+
+        def ask(value: bytes, type_oid: int) -> bytes:
+            return parse("DELETE FROM shaped WHERE id < $1", types=(type_oid,)) + bind((value,), formats=(1,)) + execute() + sync()
+
+        client.send(ask((3).to_bytes(8, "big"), 20))
+        held = desk.pending("waits-types")
+        until = time.monotonic() + 5
+        while "parameter_types" not in desk.get(held.name).evidence and time.monotonic() < until:
+            time.sleep(0.05)
+        desk.approve(held.name, shape=shape_of(9, p1=pb.ValueBound(least="-5", most="5")))
+        assert [one.kind for one in client.until("Z") if one.kind != "N"] == ["1", "2", "C", "Z"]
+        client.send(ask((4).to_bytes(8, "big"), 20))
+        assert [one.kind for one in client.until("Z")] == ["1", "2", "C", "Z"]
+        # -1 as int8 is NaN as float8, which is above everything
+        client.send(ask(b"\xff" * 8, 701))
+        desk.deny(desk.pending("waits-types").name)
+        assert "E" in [one.kind for one in client.until("Z")]
+        assert owner.execute("SELECT count(*) FROM shaped").fetchone() == (7,)
 
 
 def test_a_shape_covers_a_pool_and_is_counted_exactly(desk: Desk) -> None:

@@ -35,7 +35,6 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/pgleash.v1.ApprovalService/Watch": _ANY,
     "/pgleash.v1.ApprovalService/Approve": frozenset({_APPROVER}),
     "/pgleash.v1.ApprovalService/Deny": frozenset({_APPROVER}),
-    "/pgleash.v1.ApprovalService/DryRun": frozenset({_APPROVER}),
     "/pgleash.v1.ApprovalService/ListShapes": _ANY,
     "/pgleash.v1.ApprovalService/RevokeShape": frozenset({_APPROVER, _OPERATOR}),
     "/pgleash.v1.GrantService/Create": frozenset({_OPERATOR}),

@@ -6,7 +6,7 @@ Never add here: decisions; access checks; anything that a part could do itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from control.grants.approvals import ApprovalDesk
@@ -23,11 +23,10 @@ __all__ = ["Approvals"]
 
 
 class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
-    """ApprovalService. ``dry_run`` runs a pending write and rolls it back; None: it can't be had."""
+    """ApprovalService."""
 
-    def __init__(self, desk: ApprovalDesk, dry_run: Callable[[str], Awaitable[ApprovalRecord]] | None = None) -> None:
+    def __init__(self, desk: ApprovalDesk) -> None:
         self._desk = desk
-        self._dry_run = dry_run
 
     async def List(self, request: pb.ApprovalServiceListRequest, context: Any) -> pb.ApprovalServiceListResponse:
         limit, offset = messages.page(request.page_size, request.page_token)
@@ -90,11 +89,6 @@ class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
             request.name, approve=False, by=caller(), comment=request.comment, request_id=request.request_id or None
         )
         return pb.DenyResponse(approval=messages.approval(record))
-
-    async def DryRun(self, request: pb.DryRunRequest, context: Any) -> pb.DryRunResponse:
-        if self._dry_run is None:
-            raise WrongState("dry runs can't be had here")
-        return pb.DryRunResponse(approval=messages.approval(await self._dry_run(request.name)))
 
     async def ListShapes(self, request: pb.ListShapesRequest, context: Any) -> pb.ListShapesResponse:
         limit, offset = messages.page(request.page_size, request.page_token)

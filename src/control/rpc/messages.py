@@ -104,7 +104,6 @@ def approval(record: ApprovalRecord) -> approvals_pb2.Approval:
         shape=record.binding.get("shape", ""),
         constants=record.binding.get("constants", []),
         evidence=struct(record.evidence),
-        dry_run_allowed=record.dry_run,
         use_expire_time=timestamp(record.use_before),
         use_time=timestamp(record.used_at),
     )

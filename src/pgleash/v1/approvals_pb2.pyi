@@ -120,7 +120,7 @@ class Shape(_message.Message):
     def __init__(self, name: _Optional[str] = ..., approval: _Optional[str] = ..., rule: _Optional[str] = ..., database: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., shape: _Optional[str] = ..., bounds: _Optional[_Mapping[str, ValueBound]] = ..., most: _Optional[int] = ..., uses: _Optional[int] = ..., state: _Optional[str] = ..., created_by: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_by: _Optional[str] = ..., end_reason: _Optional[str] = ...) -> None: ...
 
 class Approval(_message.Message):
-    __slots__ = ("name", "session", "subject", "acts_for", "groups", "database", "statement", "parameters", "facts", "reasons", "rule", "approvers", "state", "create_time", "expire_time", "decide_time", "decided_by", "comment", "needed", "votes", "mode", "digest", "standing", "transaction_status", "shape", "constants", "evidence", "dry_run_allowed", "use_expire_time", "use_time")
+    __slots__ = ("name", "session", "subject", "acts_for", "groups", "database", "statement", "parameters", "facts", "reasons", "rule", "approvers", "state", "create_time", "expire_time", "decide_time", "decided_by", "comment", "needed", "votes", "mode", "digest", "standing", "transaction_status", "shape", "constants", "evidence", "use_expire_time", "use_time")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
@@ -148,7 +148,6 @@ class Approval(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     CONSTANTS_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
-    DRY_RUN_ALLOWED_FIELD_NUMBER: _ClassVar[int]
     USE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     USE_TIME_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -178,10 +177,9 @@ class Approval(_message.Message):
     shape: str
     constants: _containers.RepeatedScalarFieldContainer[str]
     evidence: _struct_pb2.Struct
-    dry_run_allowed: bool
     use_expire_time: _timestamp_pb2.Timestamp
     use_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., session: _Optional[str] = ..., subject: _Optional[str] = ..., acts_for: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., database: _Optional[str] = ..., statement: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.ListValue, _Mapping]] = ..., facts: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reasons: _Optional[_Iterable[str]] = ..., rule: _Optional[str] = ..., approvers: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ..., needed: _Optional[int] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., mode: _Optional[str] = ..., digest: _Optional[str] = ..., standing: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., transaction_status: _Optional[str] = ..., shape: _Optional[str] = ..., constants: _Optional[_Iterable[str]] = ..., evidence: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., dry_run_allowed: _Optional[bool] = ..., use_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., session: _Optional[str] = ..., subject: _Optional[str] = ..., acts_for: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., database: _Optional[str] = ..., statement: _Optional[str] = ..., parameters: _Optional[_Union[_struct_pb2.ListValue, _Mapping]] = ..., facts: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., reasons: _Optional[_Iterable[str]] = ..., rule: _Optional[str] = ..., approvers: _Optional[_Iterable[str]] = ..., state: _Optional[_Union[ApprovalState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decide_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., decided_by: _Optional[str] = ..., comment: _Optional[str] = ..., needed: _Optional[int] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., mode: _Optional[str] = ..., digest: _Optional[str] = ..., standing: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., transaction_status: _Optional[str] = ..., shape: _Optional[str] = ..., constants: _Optional[_Iterable[str]] = ..., evidence: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., use_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., use_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ApprovalServiceListRequest(_message.Message):
     __slots__ = ("state", "database", "page_size", "page_token")
@@ -260,18 +258,6 @@ class DenyRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., comment: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class DenyResponse(_message.Message):
-    __slots__ = ("approval",)
-    APPROVAL_FIELD_NUMBER: _ClassVar[int]
-    approval: Approval
-    def __init__(self, approval: _Optional[_Union[Approval, _Mapping]] = ...) -> None: ...
-
-class DryRunRequest(_message.Message):
-    __slots__ = ("name",)
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
-
-class DryRunResponse(_message.Message):
     __slots__ = ("approval",)
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
     approval: Approval

@@ -60,11 +60,6 @@ class ApprovalServiceStub:
                 request_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
                 response_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
                 _registered_method=True)
-        self.DryRun = channel.unary_unary(
-                '/pgleash.v1.ApprovalService/DryRun',
-                request_serializer=pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.SerializeToString,
-                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.FromString,
-                _registered_method=True)
         self.ListShapes = channel.unary_unary(
                 '/pgleash.v1.ApprovalService/ListShapes',
                 request_serializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesRequest.SerializeToString,
@@ -118,13 +113,6 @@ class ApprovalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DryRun(self, request, context):
-        """Runs a pending write and rolls it back, to show what it would do. Only where the rule allows it.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ListShapes(self, request, context):
         """Approved shapes, newest first.
         """
@@ -166,11 +154,6 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.Deny,
                     request_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.FromString,
                     response_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.SerializeToString,
-            ),
-            'DryRun': grpc.unary_unary_rpc_method_handler(
-                    servicer.DryRun,
-                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.FromString,
-                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.SerializeToString,
             ),
             'ListShapes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListShapes,
@@ -319,33 +302,6 @@ class ApprovalService:
             '/pgleash.v1.ApprovalService/Deny',
             pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
             pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DryRun(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/pgleash.v1.ApprovalService/DryRun',
-            pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.SerializeToString,
-            pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
