@@ -151,15 +151,10 @@ class SessionSettings:
 
     __slots__ = ("_known", "_unsettled")
 
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+    def __init__(self, began: Mapping[str, str]) -> None:
+        """``began``: what the session began with."""
+        self._known = {name.lower(): value for name, value in began.items() if name.lower() not in _HARMLESS}
         self._unsettled: tuple[str, ...] = ()  # changed since the transaction began
-
-    def start(self, parameters: Mapping[str, str]) -> None:
-        """What the session began with."""
-        for name, value in parameters.items():
-            if name.lower() not in _HARMLESS:
-                self._known[name.lower()] = value
 
     def follow(self, facts: Facts, status: str, succeeded: bool) -> None:
         """A statement has ended: what it set stands, or it is not known any more what does."""

@@ -249,7 +249,7 @@ class Catalog:
                     row = await (await self._watch.execute(_GUARDS, (list(oids),))).fetchone()
                     return str(row[0]) if row is not None else ""
                 except psycopg.OperationalError:
-                    await self.close()
+                    await self.rest()
                     if not attempt:
                         raise
         raise AssertionError

@@ -13,6 +13,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from weakref import WeakValueDictionary
 
 import psycopg
@@ -183,9 +184,7 @@ class PolicyEngine:
             snapshot = await (source.snapshot() if path is None else source.refresh())
         except (psycopg.Error, OSError) as error:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
-        judge = SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
-        judge.changed.start(lease.parameters)
-        return judge
+        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path, lease.parameters)
 
 
 @dataclass(slots=True)
@@ -232,6 +231,7 @@ class SessionJudge:
         scope: Scope,
         user: str,
         path: str | None,
+        began: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._engine, self._source, self._snapshot = engine, source, snapshot
         self._principal, self._scope, self._user = principal, scope, user
@@ -244,7 +244,7 @@ class SessionJudge:
         self._key: int | None = None
         self.explains: list[Ruling] | None = None  # a list: the rulings are added to it
         self._open: tuple[bool, ...] = ()  # which of the policy's times are, as far as the key knows
-        self.changed = SessionSettings()
+        self.changed = SessionSettings(began)
         self._refresh_masking()
 
     def _refresh_masking(self) -> None:
@@ -291,7 +291,6 @@ class SessionJudge:
     @property
     def typed(self) -> bool:
         """See ``ports.SessionPolicy``."""
-        # what is held is bound to them too
         return self._bound or any(rule.effect is Effect.HOLD for rule in self._policy.rules)
 
     @property
@@ -386,9 +385,8 @@ class SessionJudge:
             await self._engine.step_aside()
             verdict = replace(verdict, cacheable=False)
         verdict = self._within_budget(statement, verdict)
-        if verdict.effect is Effect.HOLD and statement.fresh:
-            return replace(verdict, binding=await self._binding(statement, facts, touched))
-        return shared(statement, facts, verdict)
+        held = verdict.effect is Effect.HOLD and statement.fresh
+        return replace(verdict, binding=await self._binding(statement, facts, touched)) if held else shared(statement, facts, verdict)
 
     async def _binding(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
         state = self._state
