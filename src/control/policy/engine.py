@@ -380,23 +380,22 @@ class SessionJudge:
         if self.explains is not None:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
-        verdict = verdict_of(self._policy.version, facts, ruling, found, touched, masks)
+        verdict = self._within_budget(statement, verdict_of(self._policy.version, facts, ruling, found, touched, masks))
         if ruling.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
             await self._engine.step_aside()
             verdict = replace(verdict, cacheable=False)
-        verdict = self._within_budget(statement, verdict)
-        held = verdict.effect is Effect.HOLD and statement.fresh
-        return replace(verdict, binding=await self._binding(statement, facts, touched)) if held else shared(statement, facts, verdict)
+        if verdict.effect is not Effect.HOLD or not statement.fresh:
+            return shared(statement, facts, verdict)
+        return replace(verdict, binding=await self._binding(statement, facts, touched))
 
     async def _binding(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
-        state = self._state
         standing = {
             "role": self._user,
-            "search_path": " | ".join(", ".join(path) for path in state.paths),
-            "temporary": ", ".join(sorted(state.temporary)),
+            "search_path": " | ".join(", ".join(path) for path in self._state.paths),
+            "temporary": ", ".join(sorted(self._state.temporary)),
             "settings": self.changed.told(),
         }
-        return await bound(statement.text, facts, touched, self._source, self._snapshot, state.paths, standing)
+        return await bound(statement.text, facts, touched, self._source, self._snapshot, self._state.paths, standing)
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
