@@ -12,7 +12,7 @@ from types import FrameType
 
 from hypothesis import settings
 
-pytest_plugins = ["fixtures.gateway", "fixtures.servers", "fixtures.twins"]
+pytest_plugins = ["fixtures.gateway", "fixtures.holds", "fixtures.servers", "fixtures.twins"]
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("long", deadline=None, max_examples=20_000)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from control.audit.checkpoints import Checkpointer, load_or_create_key
 from control.audit.events import AuditLog
+from control.audit.query import recent_statements
 from control.config import (
     ConfigurationError,
     DatabaseSettings,
@@ -35,6 +37,7 @@ from control.config import (
     SecretRef,
     Settings,
     StaticCredentials,
+    WebhookSettings,
     load,
 )
 from control.credentials.fixed import FixedLogin
@@ -42,14 +45,18 @@ from control.credentials.minted import MintedRoles
 from control.credentials.place import Place
 from control.credentials.routing import Logins, LoginSource
 from control.credentials.vault import VaultLeases
+from control.grants.answers import Answers
 from control.grants.approvals import ApprovalDesk
+from control.grants.evidence import EvidenceGatherer
 from control.grants.ledger import GrantLedger, GrantRecord
 from control.grants.registry import SessionRegistry
+from control.grants.webhooks import Hook, Webhooks
 from control.identity.authenticate import Authenticator
 from control.identity.passwords import ScramUser, ScramUsers
 from control.identity.tokens import TokenVerifier, TrustedIssuer
 from control.policy.catalog import Catalog
 from control.policy.engine import PolicyEngine
+from control.policy.inquiries import Inquiries
 from control.policy.rules import PolicyError
 from control.rpc.server import ApiServer
 from control.store.database import Store, StoreError
@@ -92,7 +99,13 @@ class Gateway:
         self._checkpointer = Checkpointer(self._journal, settings.audit.directory, signing_key)
         self._store = Store(settings.store.path)
         self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
-        self._desk = ApprovalDesk(self._store, self._audit)
+        self._webhooks = Webhooks(self._store, self._audit, [_hook(entry) for entry in settings.approvals.webhooks])
+        self._desk = ApprovalDesk(self._store, self._audit, enqueue=self._webhooks.enqueue)
+        self._evidence = EvidenceGatherer(
+            self._desk,
+            {name: _catalog_login(name, entry) for name, entry in settings.databases.items()},
+            functools.partial(recent_statements, settings.audit.directory),
+        )
         self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
         self._logins = Logins(self._sources)
         self._verifier = TokenVerifier([_issuer(entry) for entry in settings.identity.issuers])
@@ -117,6 +130,8 @@ class Gateway:
             max_statement=settings.listen.max_statement_bytes,
             statement_bytes=settings.recording.statement_bytes,
             warm=self._warm,
+            remind=settings.approvals.notice_interval,
+            inquiries=Inquiries(Answers(self._desk, lambda: self._engine.version).tell),
         )
         proxies = settings.listen.proxy_protocol
         reactors = [Reactor(self._journal, self._recorder) for _ in range(settings.listen.threads)]
@@ -153,6 +168,8 @@ class Gateway:
         subscription = self._ledger.changes.subscribe()
         self._run(self._watch_grants(subscription), "grants")
         self._run(self._tick(), "tick")
+        self._run(self._evidence.run(), "evidence")
+        self._run(self._webhooks.run(), "webhooks")
         self._run(self._follow_catalogs(), "catalogs")
         self._run(self._prepare_segments(), "segments")
         self._run(self._checkpointer.run(self.settings.audit.checkpoint_interval), "checkpoints")
@@ -179,6 +196,7 @@ class Gateway:
             self._audit.record("gateway.stopped", {"pid": os.getpid()})
         await self._checkpoint()
         await self._registry.flush()
+        await self._desk.stop()
         await self._store.close()
         self._journal.close()
         self._recorder.close()
@@ -275,6 +293,7 @@ class Gateway:
         while True:
             await asyncio.sleep(min(_TICK, self._engine.next_turn()))
             await self._ledger.expire_due()
+            await self._desk.expire_due()
             now = [_changed(file) for file in watched]
             if now != changed:
                 changed = now
@@ -386,6 +405,19 @@ def _catalog_login(name: str, entry: DatabaseSettings) -> dict[str, str | int]:
     if isinstance(credentials, (MintedCredentials, StaticCredentials)):
         return _place(name, entry).libpq(credentials.user, credentials.password.resolve())
     return _place(name, entry).libpq(credentials.catalog_user, credentials.catalog_password.resolve())
+
+
+def _hook(entry: WebhookSettings) -> Hook:
+    return Hook(
+        name=entry.name,
+        url=entry.url,
+        secret=entry.secret.resolve(),
+        format=entry.format,
+        states=frozenset(entry.states),
+        databases=frozenset(entry.databases),
+        timeout=entry.timeout,
+        give_up_after=entry.give_up_after,
+    )
 
 
 def _mask_key(reference: SecretRef) -> bytes:

@@ -35,6 +35,7 @@ __all__ = [
     "row_description",
     "sasl_initial_response",
     "sasl_response",
+    "setting",
     "startup_message",
     "take",
     "whole",
@@ -128,6 +129,20 @@ def sasl_initial_response(mechanism: str, data: bytes) -> bytes:
 def sasl_response(data: bytes) -> bytes:
     """SASLResponse."""
     return message(b"p", data)
+
+
+def setting(name: str, value: str) -> tuple[bytes, int]:
+    """The messages that set a run-time setting, whatever else is prepared, and how many replies they get."""
+    quoted = value.replace("\0", "").replace("'", "''")
+    name = ".".join(f'"{part}"' for part in name.split("."))
+    parts = (
+        message(b"P", b"pgleash told\0" + _string(f"SET {name} = '{quoted}'") + b"\0\0"),
+        message(b"B", b"pgleash told\0pgleash told\0\0\0\0\0\0\0"),
+        message(b"E", b"pgleash told\0\0\0\0\0"),
+        message(b"C", b"Ppgleash told\0"),
+        message(b"C", b"Spgleash told\0"),
+    )
+    return b"".join(parts), len(parts)
 
 
 def take(buffer: bytearray, limit: int) -> tuple[bytes, bytes] | None:

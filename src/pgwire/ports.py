@@ -155,6 +155,7 @@ class Statement:
     ``parameter_formats`` their format codes, one each; ``parameter_types`` are the type OIDs that Parse told, as far as it told
     any (0: not this one). ``status`` is the transaction status last told: I, T or E.
     ``counted``: it has been judged before (and was held), so it is not taken from a budget again.
+    ``fresh``: it is judged by the catalog as it is now, which is read again for it.
     ``named`` tells what a name of the session stands for now: a statement's (False) or a cursor's (True), as its text and
     whether SQL declared it (a cursor that has been judged as run); None: nothing that is known.
     """
@@ -168,6 +169,7 @@ class Statement:
     status: str = "I"
     counted: bool = False
     parameter_types: tuple[int, ...] = ()
+    fresh: bool = False
     named: Callable[[bool, bytes], tuple[bytes, bool] | None] | None = field(default=None, compare=False, repr=False)
 
 
@@ -224,6 +226,20 @@ NO_OBLIGATIONS = Obligations()
 
 
 @dataclass(frozen=True, slots=True)
+class Binding:
+    """What a held statement means: its approval stands only as long as all of it stays as it was.
+
+    ``canonical`` is the text without comments and with single blanks, ``shape`` the same with its constants taken out, and
+    ``constants`` are those, in order. ``standing`` has what else its meaning depends on, by name: search_path, role, catalog …
+    """
+
+    canonical: str = ""
+    shape: str = ""
+    constants: tuple[str, ...] = ()
+    standing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The policy's answer to one statement, with its reasons.
 
@@ -238,6 +254,7 @@ class Verdict:
     ``obligations`` are what the gateway keeps while it runs. ``observed`` are the rules that would have said otherwise if they
     were enforced. ``names`` tells what the statements do to names that later ones use (SQL's PREPARE, DEALLOCATE, DECLARE, CLOSE, DISCARD,
     and the transaction's). ``copies_in``: it reads rows from the client (COPY FROM STDIN).
+    ``binding`` comes with a hold: what its approval is bound to.
     """
 
     effect: Effect
@@ -259,6 +276,7 @@ class Verdict:
     copies_in: bool = False
     obligations: Obligations = NO_OBLIGATIONS
     observed: tuple[str, ...] = ()
+    binding: Binding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +356,7 @@ class SessionPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What the world may know of a session. ``number`` is the journal's 64-bit session number."""
+    """What the world may know of a session. ``number`` is the journal's 64-bit session number, ``server_pid`` the server process."""
 
     id: str
     number: int
@@ -349,11 +367,12 @@ class SessionInfo:
     server_user: str
     application_name: str
     started_at: float
+    server_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A person's or bot's answer. ``state``: APPROVED, DENIED, EXPIRED or CANCELLED."""
+    """A person's or bot's answer. ``state``: APPROVED, DENIED, EXPIRED, CANCELLED or VOIDED (``comment`` says why)."""
 
     state: str
     approver: str = ""
@@ -361,13 +380,26 @@ class Decision:
 
 
 class PendingApproval(Protocol):
-    """One held statement. ``name`` is like ``approvals/ap_1x``; ``expires_at`` Unix seconds."""
+    """One statement before the approvers. ``name`` is like ``approvals/ap_1x``; ``expires_at`` Unix seconds.
+
+    ``state`` is what it was when it was asked for: PENDING, or DENIED when the same deferred statement has been denied.
+    """
 
     name: str
     expires_at: float
+    state: str
+    comment: str
 
     async def wait(self) -> Decision:
         """The decision; EXPIRED when nobody decided in time."""
+        ...
+
+    async def use(self) -> bool:
+        """The approved statement goes to the server now: its one use. False: it has been used or withdrawn meanwhile."""
+        ...
+
+    async def void(self, reason: str) -> None:
+        """What was approved is not what would run any more."""
         ...
 
     async def withdraw(self, reason: str) -> None:
@@ -415,8 +447,34 @@ class Policy(Protocol):
 
 
 class Approvals(Protocol):
-    async def ask(self, session: SessionInfo, statement: Statement, verdict: Verdict) -> PendingApproval:
-        """Put a held statement before the approvers."""
+    async def take(self, session: SessionInfo, statement: Statement, verdict: Verdict) -> str:
+        """The name of what has approved this statement beforehand, with one use of it taken; empty: nothing has."""
+        ...
+
+    async def ask(self, session: SessionInfo, statement: Statement, verdict: Verdict, since: float | None = None) -> PendingApproval:
+        """Put a held statement before the approvers. ``since``: when its transaction began (Unix seconds), if it is in one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A text that asks the gateway itself. ``text`` is what the server gets for it, ``names`` what it must be told before.
+
+    ``shown``: the answer is shown as a setting (SHOW) and told as one line.
+    """
+
+    text: bytes
+    names: frozenset[str]
+    shown: bool = False
+
+
+class Inquiries(Protocol):
+    def read(self, text: bytes) -> Inquiry | None:
+        """What a text asks of the gateway; None: nothing."""
+        ...
+
+    async def answer(self, session: SessionInfo, inquiry: Inquiry) -> Mapping[str, str]:
+        """The settings that the server is told before the inquiry runs, by name."""
         ...
 
 

@@ -11,37 +11,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from pgwire.diagnostics import scrub
-from pgwire.errors import error_response, from_refused, notice_response, syntax_error
+from pgwire.errors import error_response, from_refused, syntax_error
+from pgwire.holding import Holding
 from pgwire.hot.masking import MaskPlan
 from pgwire.hot.relay import ADMIT, BROKEN, DESCRIBE, FILTER, GONE, SETTLED, Link
 from pgwire.keeping import Clock, kept
-from pgwire.messages import row_description
+from pgwire.messages import row_description, setting
 from pgwire.names import SessionNames
 from pgwire.plans import compile_plan
-from pgwire.ports import Approvals, Audit, Decision, Effect, Refused, SessionInfo, SessionPolicy, Statement, Verdict
+from pgwire.ports import Approvals, Audit, Effect, Inquiries, Inquiry, Refused, SessionInfo, SessionPolicy, Statement, Verdict
 
 __all__ = ["Serving"]
 
 _log = logging.getLogger(__name__)
 _PROTOCOLS = {b"Q": "simple", b"P": "parse", b"E": "execute", b"F": "function"}
 _UNAUDITED = "the audit log can't be written; the statement was not sent"
-_REMIND = 15.0  # seconds between notices while a statement is held
 
 
 class Serving:
     """The answers to one link. ``over`` resolves to the reason when the session is to end."""
 
     __slots__ = (
-        "_approvals", "_audit", "_cancelled", "_clock", "_info", "_mask_key", "_names", "_policy", "_settling", "_tasks", "interrupt",
-        "last_words", "link", "over",
+        "_approvals", "_audit", "_clock", "_holding", "_info", "_inquiries", "_mask_key", "_names", "_policy", "_remind", "_settling",
+        "_since", "_tasks", "interrupt", "last_words", "link", "over",
     )  # fmt: skip
 
-    def __init__(self, approvals: Approvals, audit: Audit, policy: SessionPolicy, info: SessionInfo, mask_key: bytes) -> None:
+    def __init__(
+        self,
+        approvals: Approvals,
+        audit: Audit,
+        policy: SessionPolicy,
+        info: SessionInfo,
+        mask_key: bytes,
+        remind: float = 30.0,
+        inquiries: Inquiries | None = None,
+    ) -> None:
         self.link: Link | None = None
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.last_words = b""
@@ -49,9 +58,12 @@ class Serving:
         self._audit = audit
         self._policy = policy
         self._info = info
+        self._inquiries = inquiries
         self._mask_key = mask_key
         self._tasks: set[asyncio.Task[None]] | None = None  # made when there is one
-        self._cancelled: asyncio.Future[str] | None = None
+        self._remind = remind
+        self._holding: Holding | None = None  # while a statement is held
+        self._since: float | None = None  # when the transaction began
         self._settling: tuple[Statement, Verdict] | None = None
         self._names = SessionNames()
         self._clock: Clock | None = None  # made when statements have to keep a time
@@ -79,7 +91,7 @@ class Serving:
             self._gone(link, from_client)
 
     def _gone(self, link: Link, from_client: bool) -> None:
-        if from_client and self._cancelled is None and link.goodbye:
+        if from_client and self._holding is None and link.goodbye:
             return  # what it sent before is done first
         if from_client:
             self._end("the client said goodbye" if link.quit else "the client's connection was lost", b"")
@@ -110,6 +122,7 @@ class Serving:
             succeeded = link.settled()
             self._policy.settled(statement, succeeded)
             self._policy.transaction_status(link.status)
+            self._since = None if link.status == "I" else self._since or time.time()
             self._names.change(link, verdict.names, link.settled_results(), succeeded)
             self.follow_policy()
         link.resume()
@@ -145,10 +158,10 @@ class Serving:
 
     def cancel_hold(self) -> bool:
         """The client cancels. True when it was a held statement."""
-        if self._cancelled is not None and not self._cancelled.done():
-            self._cancelled.set_result("cancelled by the client")
-            return True
-        return False
+        return self._holding is not None and self._holding.cancel()
+
+    def _why_over(self) -> str | None:
+        return self.over.result() if self.over.done() else None
 
     # -- what needs waiting --------------------------------------------------------------------------------------
 
@@ -191,16 +204,12 @@ class Serving:
         statement = Statement(
             text, _PROTOCOLS[kind], name, portal, parameters, formats, link.status, parameter_types=types, named=link.named
         )
-        try:
-            verdict = await self._policy.judge(statement)
-        except Refused as refused:
-            self._deny(link, statement, _unjudged(refused.sqlstate, refused.message, refused.hint))
-            return
-        except Exception:
-            _log.exception("a statement could not be judged")
-            self._deny(
-                link, statement, _unjudged("42501", "the statement could not be judged and is denied", "Ask the gateway's operator.")
-            )
+        # A text that asks the gateway itself is judged as what the server gets for it.
+        inquiry = self._inquiries.read(text) if self._inquiries is not None and kind != b"F" else None
+        if inquiry is not None:
+            statement = replace(statement, text=inquiry.text)
+        verdict = await self._judged(link, statement, self._policy.judge(statement))
+        if verdict is None:
             return
         self.follow_policy()
         try:
@@ -212,6 +221,8 @@ class Serving:
             return
         if verdict.effect is Effect.DENY:
             self._deny(link, statement, verdict)
+        elif inquiry is not None:
+            await self._inquire(link, text, statement, inquiry, verdict)
         elif kind == b"P":
             # A held statement may be prepared: nothing runs before it is executed, and then it is asked for.
             runs = verdict.effect is Effect.ALLOW and verdict.cacheable
@@ -219,7 +230,31 @@ class Serving:
         elif verdict.effect is Effect.ALLOW:
             self._admit(link, statement, verdict)
         else:
-            await self._hold(link, statement, verdict)
+            await self._hold(link, statement)
+
+    async def _inquire(self, link: Link, text: bytes, statement: Statement, inquiry: Inquiry, verdict: Verdict) -> None:
+        """Let a text pass that asks the gateway: the server is told the answers before it runs."""
+        assert self._inquiries is not None
+        if verdict.effect is not Effect.ALLOW:
+            hint = "Ask for it in a SELECT of its own."
+            self._deny(link, statement, _unjudged("0A000", "what asks the gateway can't be part of a held statement", hint))
+            return
+        try:
+            told = {"text": text.decode("utf-8", "replace"), "sent": inquiry.text.decode("utf-8", "replace"), "session": self._info.id}
+            self._audit.record("statement.rewritten", told, self._info.number)
+        except Refused:
+            link.refuse(error_response("ERROR", "58030", _UNAUDITED, hint="Ask the gateway's operator."))
+            return
+        runs = statement.protocol != "parse"
+        ahead, replies = b"", 0
+        if runs and link.status != "E":
+            for name, value in (await self._inquiries.answer(self._info, inquiry)).items():
+                messages, count = setting(name, value)
+                ahead, replies = ahead + messages, replies + count
+        if runs and verdict.settles:
+            self._settling = (statement, verdict)
+        settles = runs and verdict.settles
+        link.admit(text, runs, verdict.masks, False, settles, False, False, kept(verdict), inquiry.text, ahead, replies)
 
     def _admit(self, link: Link, statement: Statement, verdict: Verdict) -> None:
         if verdict.settles:
@@ -277,80 +312,36 @@ class Serving:
             _log.error("a denial could not be audited: %s", refused)
             return 0
 
-    async def _hold(self, link: Link, statement: Statement, verdict: Verdict) -> None:
-        self._cancelled = asyncio.get_running_loop().create_future()
+    async def _hold(self, link: Link, statement: Statement) -> None:
+        self._holding = Holding(self._approvals, self._policy, self._info, self._remind, self._why_over)
         try:
-            decision, name = await self._wait_for_decision(link, statement, verdict, self._cancelled)
-        except Refused as refused:
-            link.refuse(from_refused(refused, fatal=False))
-            return
+            verdict = await self._judged(link, statement, self._holding.decide(link, statement, self._since), held=True)
         finally:
-            self._cancelled = None
+            self._holding = None
+        if verdict is None:
+            return
         self.follow_policy()
-        if decision.state == "APPROVED":
-            # What was allowed to wait may be forbidden by now.
-            verdict = await self._policy.judge(replace(statement, counted=True))
-            if verdict.effect is Effect.DENY:
-                self._deny(link, statement, verdict)
-            else:
-                self._admit(link, statement, verdict)
-            return
-        detail: dict[str, Any] = {
-            "class": "approval",
-            "approval": name,
-            "rule": verdict.rule,
-            "reasons": list(verdict.reasons),
-            "matched": verdict.detail.get("matched", []),
-            "policy_version": verdict.policy_version,
-            "request_id": f"{self._info.id}/{name}",
-            "state": decision.state,
-        }
-        if decision.state == "DENIED":
-            message = f"the statement was denied by {decision.approver or 'an approver'}"
-            hint = decision.comment or "Ask the approver what would be acceptable."
-            if decision.approver:
-                detail["approver"] = decision.approver
-            sqlstate = "42501"
-        elif decision.state == "EXPIRED":
-            message = "nobody decided on the statement in time; it was not run"
-            hint = f"Ask an approver to look at {name} sooner, then run the statement again."
-            sqlstate = "57014"
+        if verdict.effect is Effect.DENY:
+            self._deny(link, statement, verdict)
         else:
-            message = "canceling statement due to user request; it was held and has not run"
-            hint = ""
-            sqlstate = "57014"
-        link.refuse(from_refused(Refused(sqlstate, message, hint=hint, detail=detail), fatal=False))
+            self._admit(link, statement, verdict)
 
-    async def _wait_for_decision(
-        self, link: Link, statement: Statement, verdict: Verdict, cancelled: asyncio.Future[str]
-    ) -> tuple[Decision, str]:
-        pending = await self._approvals.ask(self._info, statement, verdict)
-        waiting = asyncio.ensure_future(pending.wait())
-        settled = False
+    async def _judged(self, link: Link, statement: Statement, judging: Awaitable[Verdict], held: bool = False) -> Verdict | None:
+        """The verdict, or None: there is none, and the statement has been refused."""
         try:
-            seconds = max(0, round(pending.expires_at - time.time()))
-            reasons = "; ".join(verdict.reasons) or verdict.rule
-            link.tell_client(
-                notice_response(
-                    "01000",
-                    f"statement held: waiting for {pending.name}",
-                    detail=reasons,
-                    hint=f"It runs once approved; nobody deciding for {seconds} s refuses it.",
-                )
+            return await judging
+        except Refused as refused:
+            if held:  # what became of a hold is the approvals' to audit
+                self.follow_policy()
+                link.refuse(from_refused(refused, fatal=False))
+            else:
+                self._deny(link, statement, _unjudged(refused.sqlstate, refused.message, refused.hint))
+        except Exception:
+            _log.exception("a statement could not be judged")
+            self._deny(
+                link, statement, _unjudged("42501", "the statement could not be judged and is denied", "Ask the gateway's operator.")
             )
-            either: set[asyncio.Future[Any]] = {waiting, cancelled}
-            while True:
-                done, _ = await asyncio.wait(either, timeout=_REMIND, return_when=asyncio.FIRST_COMPLETED)
-                if waiting in done:
-                    settled = True
-                    return waiting.result(), pending.name
-                if cancelled in done:
-                    return Decision("CANCELLED"), pending.name
-                link.tell_client(notice_response("01000", f"statement still held: waiting for {pending.name}"))
-        finally:
-            waiting.cancel()
-            if not settled:
-                await asyncio.shield(pending.withdraw("the statement was cancelled or its session ended"))
+        return None
 
     async def _plan(self, link: Link) -> None:
         request = link.describe_request()
@@ -360,6 +351,8 @@ class Serving:
         plan: MaskPlan | None
         try:
             columns = row_description(body)
+            if self._inquiries is not None and (inquiry := self._inquiries.read(text)) is not None:
+                text = inquiry.text
             rules = await self._policy.columns(Statement(text, "simple", status=link.status, named=link.named), index, columns)
             if len(rules) != len(columns):
                 raise ValueError("the policy answered for another number of columns")

@@ -36,6 +36,7 @@ from pgwire.ports import (
     Grant,
     Grants,
     Identity,
+    Inquiries,
     Lease,
     Peer,
     Policy,
@@ -66,7 +67,8 @@ class Parts:
     """What a session works with: the ports and the settings of the listener.
 
     ``login_timeout`` is seconds, ``max_statement`` and ``statement_bytes`` bytes (the latter: recorded of one statement's
-    traffic, 0 for nothing). ``mask_key`` is 32 secret bytes for pseudonyms. ``new_number`` gives journal session numbers.
+    traffic, 0 for nothing). ``remind`` is seconds between notices while a statement is held. ``mask_key`` is 32 secret bytes for
+    pseudonyms. ``new_number`` gives journal session numbers.
     """
 
     identity: Identity
@@ -83,6 +85,8 @@ class Parts:
     login_timeout: float = 30.0
     max_statement: int = 16 * 1024 * 1024
     statement_bytes: int = 256 * 1024
+    remind: float = 30.0
+    inquiries: Inquiries | None = None
     scram_keys: ScramKeys = field(default_factory=ScramKeys, repr=False)
     old_servers: set[tuple[str, int]] = field(default_factory=set)
     warm: WarmServers | None = None
@@ -222,19 +226,21 @@ class Session:
         server = await self._warm(key, grant, parameters)
         lease = server.lease if server is not None else await parts.credentials.lease(grant, session_id)
         try:
-            policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
+            policy = await parts.policy.open(principal, grant, replace(lease, parameters={**parameters, **lease.parameters}))
             await _judge_parameters(policy, parameters)
             if server is not None and not (server.settings == policy.settings and await self._confirmed(server)):
                 # Its lease goes with it: the session begins anew with one of its own.
                 await self._let_go(server)
                 server = None
                 lease = await parts.credentials.lease(grant, session_id)
-                policy = await parts.policy.open(principal, grant, _with_path(lease, parameters))
+                policy = await parts.policy.open(principal, grant, replace(lease, parameters={**parameters, **lease.parameters}))
             if server is None:
                 settings = policy.settings
                 server = await self._reach(replace(lease, parameters={**lease.parameters, **settings}) if settings else lease, parameters)
                 server.lease, server.settings = lease, settings
-            info = SessionInfo(session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time())
+            info = SessionInfo(
+                session_id, parts.new_number(), principal, grant, started.database, peer, lease.user, name, time.time(), server.pid
+            )
             self._note_opening(info, server)
             await parts.sessions.register(info, self.end)
             return _Opened(
@@ -310,7 +316,7 @@ class Session:
     def _serve(self, opened: _Opened) -> asyncio.Future[str]:
         """Join the legs. What is answered resolves to the reason when the session is to end."""
         parts = self._parts
-        serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key)
+        serving = Serving(parts.approvals, parts.audit, opened.policy, opened.info, parts.mask_key, parts.remind, parts.inquiries)
         link = Link(
             self._reactor,
             self._client.leg,
@@ -462,12 +468,6 @@ def _origin(peer: Peer) -> dict[str, str]:
     if peer.account:
         told["account"] = peer.account
     return told
-
-
-def _with_path(lease: Lease, parameters: dict[str, str]) -> Lease:
-    # The client's search path is the session's default from its start on, unless the lease has one.
-    path = parameters.get("search_path")
-    return lease if path is None else replace(lease, parameters={"search_path": path, **lease.parameters})
 
 
 async def _judge_parameters(policy: SessionPolicy, parameters: dict[str, str]) -> None:

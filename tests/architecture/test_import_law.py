@@ -25,6 +25,7 @@ PGWIRE_RANKS = {
     "warm": 46,
     "server_login": 44,
     "keeping": 40,
+    "holding": 43,
     "legs": 42,
     "parameters": 40,
     "proxy_protocol": 40,

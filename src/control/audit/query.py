@@ -6,6 +6,7 @@ Blocking and streaming: run it in a thread. Never add here: verification, or an 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from control.audit.format import BEGIN, END, EVENT, Begin, End, FormatError, Record, Segment, read_segment, segments
 
-__all__ = ["Entry", "entries", "query"]
+__all__ = ["Entry", "entries", "query", "recent_statements"]
 
 _PROTOCOLS = {"Q": "simple", "E": "extended", "P": "parse", "F": "function"}
 
@@ -71,6 +72,20 @@ def query(
             continue
         found += 1
         yield entry
+
+
+def recent_statements(directory: Path, session: int, most: int, longest: int = 500) -> list[str]:
+    """The latest statements of a session that are in the newest file, the newest last, each cut to ``longest`` characters."""
+    found: deque[str] = deque(maxlen=most)
+    for path in segments(directory)[-1:]:
+        try:
+            for item in read_segment(path):
+                if isinstance(item, Record) and item.session == session and item.type == BEGIN:
+                    text = Begin.parse(item.payload).text.decode("utf-8", "replace")
+                    found.append(text if len(text) <= longest else text[:longest] + "…")
+        except FormatError:
+            break
+    return list(found)
 
 
 def _entry(record: Record, subjects: dict[int, str]) -> Entry | None:

@@ -6,6 +6,7 @@ reference only (``env:NAME`` or ``file:PATH``), never by value. Relative paths a
 Never add here: anything but the names that other rooms import.
 """
 
+from control.config.approvals import ApprovalSettings, WebhookSettings
 from control.config.databases import (
     AppRole,
     DatabaseSettings,
@@ -32,6 +33,7 @@ from control.config.values import ConfigurationError, SecretRef
 __all__ = [
     "ApiSettings",
     "AppRole",
+    "ApprovalSettings",
     "AuditSettings",
     "ConfigurationError",
     "DatabaseSettings",
@@ -55,6 +57,7 @@ __all__ = [
     "UnixSocketSettings",
     "VaultCredentials",
     "WarmSettings",
+    "WebhookSettings",
     "load",
     "missing",
 ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from control.config.approvals import ApprovalSettings
 from control.config.databases import DatabaseSettings
 from control.config.doors import ApiSettings, ListenSettings
 from control.config.identities import IdentitySettings
@@ -82,6 +83,7 @@ class Settings(Section):
     store: StoreSettings = Field(default={}, validate_default=True)
     audit: AuditSettings = Field(default={}, validate_default=True)
     recording: RecordingSettings = Field(default={}, validate_default=True)
+    approvals: ApprovalSettings = Field(default={}, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod

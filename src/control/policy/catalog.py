@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -45,6 +45,11 @@ class CatalogSource(Protocol):
 
     async def rest(self) -> None:
         """Hold no connection open until the next refresh."""
+        ...
+
+    async def guards(self, oids: Sequence[int]) -> str:
+        """A digest of what runs along with changes of these relations (rules, triggers, constraints, policies, defaults), of those
+        that refer to them too, and of every function, operator, cast and domain that is not built in."""
         ...
 
 
@@ -90,6 +95,28 @@ FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid
 
 
 _MOST_TYPED = 1024  # statements whose parameters' types are remembered
+# All that may change what a statement does while the relations that it names stay as they are.
+_GUARDS = """
+WITH RECURSIVE meant(oid) AS (
+  SELECT pg_catalog.unnest(%s::oid[])
+  UNION SELECT c.conrelid FROM pg_catalog.pg_constraint c JOIN meant m ON c.confrelid = m.oid AND c.contype = 'f'
+)
+SELECT pg_catalog.md5(every) FROM (SELECT coalesce(pg_catalog.string_agg(part, ',' ORDER BY part), '') AS every
+FROM (
+  SELECT 'trigger ' || t.oid || ' ' || t.xmin AS part FROM pg_catalog.pg_trigger t JOIN meant m ON t.tgrelid = m.oid
+  UNION ALL SELECT 'rule ' || r.oid || ' ' || r.xmin FROM pg_catalog.pg_rewrite r JOIN meant m ON r.ev_class = m.oid
+  UNION ALL SELECT 'constraint ' || c.oid || ' ' || c.xmin FROM pg_catalog.pg_constraint c
+    WHERE c.contypid <> 0 OR c.conrelid IN (SELECT oid FROM meant) OR c.confrelid IN (SELECT oid FROM meant)
+  UNION ALL SELECT 'policy ' || p.oid || ' ' || p.xmin FROM pg_catalog.pg_policy p JOIN meant m ON p.polrelid = m.oid
+  UNION ALL SELECT 'default ' || d.oid || ' ' || d.xmin FROM pg_catalog.pg_attrdef d JOIN meant m ON d.adrelid = m.oid
+  UNION ALL SELECT 'table ' || c.oid || ' ' || c.relrowsecurity || c.relforcerowsecurity || c.relkind::text || c.relhasrules || c.relowner
+    FROM pg_catalog.pg_class c JOIN meant m USING (oid)
+  UNION ALL SELECT 'function ' || oid || ' ' || xmin FROM pg_catalog.pg_proc WHERE oid >= 16384
+  UNION ALL SELECT 'operator ' || oid || ' ' || xmin FROM pg_catalog.pg_operator WHERE oid >= 16384
+  UNION ALL SELECT 'cast ' || oid || ' ' || xmin FROM pg_catalog.pg_cast WHERE oid >= 16384
+  UNION ALL SELECT 'event ' || oid || ' ' || xmin FROM pg_catalog.pg_event_trigger
+) parts) told
+"""
 
 
 class Catalog:
@@ -175,6 +202,21 @@ class Catalog:
                     self._snapshot = read
                 self._fingerprint = fingerprint
             return self._snapshot
+
+    async def guards(self, oids: Sequence[int]) -> str:
+        """See ``CatalogSource``. Raises ``psycopg.Error`` when the server can't be asked."""
+        async with self._lock:
+            for attempt in (True, False):
+                try:
+                    if self._watch is None or self._watch.closed:
+                        self._watch = await self._connect()
+                    row = await (await self._watch.execute(_GUARDS, (list(oids),))).fetchone()
+                    return str(row[0]) if row is not None else ""
+                except psycopg.OperationalError:
+                    await self.rest()
+                    if not attempt:
+                        raise
+        raise AssertionError
 
     async def _look(self) -> tuple[Any, ...] | None:
         """The fingerprint now; None: the connection was lost, so nothing is known."""

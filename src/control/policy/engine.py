@@ -13,11 +13,13 @@ from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from weakref import WeakValueDictionary
 
 import psycopg
 
 from control.policy.analysis import Masking, forbidden_use, result_columns, stricter, touches
+from control.policy.binding import SessionSettings, bound
 from control.policy.bound import BoundValues
 from control.policy.budgets import Budgets
 from control.policy.catalog import CatalogSource, Snapshot
@@ -29,12 +31,12 @@ from control.policy.facts import Facts, Unreadable
 from control.policy.labels import labels_of_tables, used_labels
 from control.policy.pending import hidden, unseen_after, with_effects
 from control.policy.reading import read_facts
-from control.policy.remembered import SessionNames, shared, split_path, temporary_names
+from control.policy.remembered import SessionNames, SessionState, shared, split_path, temporary_names
 from control.policy.rules import Policy, PolicyError, claim_values, matches, next_turn
 from control.policy.standing import loosened, pinned
-from control.policy.verdicts import too_deep, unreadable, verdict_of
+from control.policy.verdicts import too_deep, unreadable, used_up, verdict_of
 from control.policy.weigh import Circumstances
-from pgwire.ports import Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
+from pgwire.ports import Binding, Budget, Column, Effect, Grant, Lease, MaskRule, Principal, Refused, Scope, Statement, Verdict
 
 __all__ = ["GrantTemplate", "PolicyEngine", "SessionJudge"]
 
@@ -191,16 +193,7 @@ class PolicyEngine:
             snapshot = await (source.snapshot() if path is None else source.refresh())
         except (psycopg.Error, OSError) as error:
             raise Refused("08006", "the database's catalog can't be read", private=str(error)) from error
-        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path)
-
-
-@dataclass(slots=True)
-class _State:
-    """What statements change for later ones. Several paths or candidates of a name: the session can't tell which holds."""
-
-    paths: tuple[tuple[str, ...], ...]
-    temporary: frozenset[str] = frozenset()
-    unseen: frozenset[str] = frozenset()  # names that the transaction has defined, see pending.py
+        return SessionJudge(self, source, snapshot, principal, grant.scope, lease.user, path, lease.parameters)
 
 
 class SessionJudge:
@@ -208,7 +201,7 @@ class SessionJudge:
 
     __slots__ = (
         "_before", "_bound", "_default", "_engine", "_key", "_labelling", "_local", "_masking", "_open", "_policy", "_principal",
-        "_reach", "_scope", "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user", "explains",
+        "_reach", "_scope", "_seen", "_snapshot", "_source", "_stale", "_standing", "_state", "_user", "changed", "explains",
     )  # fmt: skip
 
     def __init__(
@@ -220,11 +213,12 @@ class SessionJudge:
         scope: Scope,
         user: str,
         path: str | None,
+        began: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._engine, self._source, self._snapshot = engine, source, snapshot
         self._principal, self._scope, self._user = principal, scope, user
         self._default = self._path(split_path(path if path is not None else snapshot.search_path))
-        self._state = _State((self._default,))
+        self._state = SessionState((self._default,))
         self._before: tuple[tuple[str, ...], ...] | None = None  # the paths when the transaction began to change them
         self._local = False
         self._stale = False
@@ -232,6 +226,7 @@ class SessionJudge:
         self._key: int | None = None
         self.explains: list[Ruling] | None = None  # a list: the rulings are added to it
         self._open: tuple[bool, ...] = ()  # which of the policy's times are, as far as the key knows
+        self.changed = SessionSettings(began)
         self._refresh_masking()
 
     def _refresh_masking(self) -> None:
@@ -280,7 +275,7 @@ class SessionJudge:
     @property
     def typed(self) -> bool:
         """See ``ports.SessionPolicy``."""
-        return self._bound
+        return self._bound or any(rule.effect is Effect.HOLD for rule in self._policy.rules)
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -331,6 +326,7 @@ class SessionJudge:
         """See ``ports.SessionPolicy``."""
         if statement.protocol == "function":
             return await self._judge_call(statement)
+        self._stale = self._stale or statement.fresh
         try:
             await self._fresh()
             facts = await self._read(statement)
@@ -340,30 +336,35 @@ class SessionJudge:
         except Unreadable as error:
             return unreadable(self._engine.version, error)
         values = await self._values(statement, facts)
-        verdict = await self._decided(statement, facts, values)
+        verdict, touched = await self._decided(statement, facts, values)
         if verdict.effect is Effect.HOLD and await self.renew() != before:
             # It is held, and judged again when it is approved, by the catalog of that moment.
-            verdict = await self._decided(statement, facts, values)
+            verdict, touched = await self._decided(statement, facts, values)
         if verdict.effect is not Effect.DENY and any(each.kind in _ALONE and not each.accesses for each in facts):
             await self._engine.step_aside()
             verdict = replace(verdict, cacheable=False)
-        return shared(statement, facts, self._within_budget(statement, verdict))
+        verdict = self._within_budget(statement, verdict)
+        if verdict.effect is not Effect.HOLD or not statement.fresh:
+            return shared(statement, facts, verdict)
+        return replace(verdict, binding=await self._binding(statement, facts, touched))
 
     async def renew(self) -> int:
         """Look whether the catalog has changed behind us: the version judged by from now on. Raises ``psycopg.Error``."""
         self._adopt(await self._source.refresh())
         return self._snapshot.version
 
-    async def _decided(self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None) -> Verdict:
-        """The verdict on what was read. What is long is not judged on the loop of other sessions."""
+    async def _decided(
+        self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None
+    ) -> tuple[Verdict, tuple[Touch, ...]]:
+        """The verdict on what was read, and the tables touched. What is long is not judged on the loop of other sessions."""
         try:
             if len(statement.text) > _OFF_LOOP_BYTES:
                 return await asyncio.to_thread(self._decide, statement, facts, values)
             return self._decide(statement, facts, values)
         except RecursionError:
-            return too_deep(self._engine.version)
+            return too_deep(self._engine.version), ()
 
-    def _decide(self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None) -> Verdict:
+    def _decide(self, statement: Statement, facts: tuple[Facts, ...], values: BoundValues | None) -> tuple[Verdict, tuple[Touch, ...]]:
         found: list[tuple[Ruling, tuple[Touch, ...]]] = []
         behind: list[Effects] = []
         held = self._state.paths, self._state.temporary, self._state.unseen
@@ -386,7 +387,16 @@ class SessionJudge:
         if self.explains is not None:
             self.explains += [each for each, _ in found]
         masks = bool(self._masking) and any(each.rows for each in facts) and self._rows_need_masks(facts)
-        return verdict_of(self._policy.version, facts, ruling, found, touched, masks, behind)
+        return verdict_of(self._policy.version, facts, ruling, found, touched, masks, behind), touched
+
+    async def _binding(self, statement: Statement, facts: tuple[Facts, ...], touched: tuple[Touch, ...]) -> Binding:
+        standing = {
+            "role": self._user,
+            "search_path": " | ".join(", ".join(path) for path in self._state.paths),
+            "temporary": ", ".join(sorted(self._state.temporary)),
+            "settings": self.changed.told(),
+        }
+        return await bound(statement.text, facts, touched, self._source, self._snapshot, self._state.paths, standing)
 
     async def _judge_call(self, statement: Statement) -> Verdict:
         """A function call message, as the SELECT of that function is judged. What it answers can't be masked, and it can't wait."""
@@ -420,18 +430,7 @@ class SessionJudge:
         wait = budget.take(time.monotonic())
         if wait == 0:
             return verdict
-        message = f"the limit of {budget.per_minute:g} statements per minute is used up"
-        hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
-        return Verdict(
-            Effect.DENY,
-            ("limit: statements_per_minute",),
-            "limit",
-            verdict.policy_version,
-            sqlstate="53400",
-            message=message,
-            hint=hint,
-            detail={"class": "budget", "limit": "statements_per_minute", "allowed": budget.per_minute, "retry_after": round(wait, 1)},
-        )
+        return used_up(verdict.policy_version, budget.per_minute, wait)
 
     def _foresee(self, facts: Facts, every: tuple[Facts, ...]) -> None:
         """What the rest of one text meets after ``facts``: if they fail, the rest does not run."""
@@ -552,6 +551,7 @@ class SessionJudge:
         except Unreadable:
             return
         for each in facts:
+            self.changed.follow(each, statement.status, succeeded)
             effects = self._reach.of(each, self._state.paths, self._state.temporary)
             if statement.status != "I" or len(facts) > 1:
                 self._state.unseen |= unseen_after(each, effects, self._snapshot)

@@ -6,7 +6,7 @@ Never add here: anything that connects. What the schema does not say can't be ju
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ class _Fixed:
 
     async def rest(self) -> None:
         pass
+
+    async def guards(self, oids: Sequence[int]) -> str:
+        return ""
 
     async def function(self, oid: int) -> tuple[str, str] | None:
         return None

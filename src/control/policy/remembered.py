@@ -1,12 +1,12 @@
 """What a session's texts and names stand for, and what of a verdict may be kept for other texts.
 
-Never add here: the session's state itself (engine.py), or rules.
+Never add here: how statements change it (engine.py), or rules.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from control.policy.facts import Facts, Unreadable
@@ -14,7 +14,16 @@ from control.policy.literals import literals_are_free
 from control.policy.reading import read_facts
 from pgwire.ports import Effect, Statement, Verdict
 
-__all__ = ["SessionNames", "shared", "split_path", "temporary_names"]
+__all__ = ["SessionNames", "SessionState", "shared", "split_path", "temporary_names"]
+
+
+@dataclass(slots=True)
+class SessionState:
+    """What statements change for later ones. Several paths or candidates of a name: the session can't tell which holds."""
+
+    paths: tuple[tuple[str, ...], ...]
+    temporary: frozenset[str] = frozenset()
+    unseen: frozenset[str] = frozenset()  # names that the transaction has defined, see pending.py
 
 
 class SessionNames:

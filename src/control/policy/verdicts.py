@@ -14,7 +14,7 @@ from control.policy.effects import Effects
 from control.policy.facts import Facts, Unreadable
 from pgwire.ports import Effect, NameChange, Verdict
 
-__all__ = ["too_deep", "unreadable", "verdict_of"]
+__all__ = ["too_deep", "unreadable", "used_up", "verdict_of"]
 
 
 def unreadable(version: str, error: Unreadable) -> Verdict:
@@ -101,3 +101,12 @@ def _detail(ruling: Ruling, tables: list[str]) -> dict[str, Any]:
     kind = ruling.rule if ruling.rule in ("grant", "mask", "built-in") else "rule"
     matched = list(ruling.matched) or list(ruling.reasons[:1])
     return {"class": kind, "rule": ruling.rule, "tables": tables, "reasons": list(ruling.reasons), "matched": matched}
+
+
+def used_up(version: str, per_minute: float, wait: float) -> Verdict:
+    """The denial of a statement for which no budget is left for ``wait`` seconds."""
+    message = f"the limit of {per_minute:g} statements per minute is used up"
+    hint = f"Wait {wait:.1f} s, and ask for more with fewer statements."
+    detail = {"class": "budget", "limit": "statements_per_minute", "allowed": per_minute, "retry_after": round(wait, 1)}
+    reasons = ("limit: statements_per_minute",)
+    return Verdict(Effect.DENY, reasons, "limit", version, sqlstate="53400", message=message, hint=hint, detail=detail)

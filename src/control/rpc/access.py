@@ -35,6 +35,8 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/pgleash.v1.ApprovalService/Watch": _ANY,
     "/pgleash.v1.ApprovalService/Approve": frozenset({_APPROVER}),
     "/pgleash.v1.ApprovalService/Deny": frozenset({_APPROVER}),
+    "/pgleash.v1.ApprovalService/ListShapes": _ANY,
+    "/pgleash.v1.ApprovalService/RevokeShape": frozenset({_APPROVER, _OPERATOR}),
     "/pgleash.v1.GrantService/Create": frozenset({_OPERATOR}),
     "/pgleash.v1.GrantService/Get": _READERS,
     "/pgleash.v1.GrantService/List": _READERS,

@@ -15,13 +15,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from control.audit.query import Entry
 from control.audit.recording import Frame
-from control.grants.approvals import ApprovalRecord
 from control.grants.errors import InvalidArgument
 from control.grants.ledger import GrantRecord
+from control.grants.records import ApprovalRecord
 from control.grants.registry import SessionRecord
+from control.grants.shapes import ShapeRecord
 from pgleash.v1 import approvals_pb2, audit_pb2, grants_pb2, sessions_pb2
 
-__all__ = ["approval", "audit_entry", "frame", "grant", "next_token", "page", "session", "state_name", "struct", "timestamp"]
+__all__ = ["approval", "audit_entry", "frame", "grant", "next_token", "page", "session", "shape", "state_name", "struct", "timestamp"]
 
 _MOST = 1000
 _DEFAULT = 100
@@ -89,6 +90,53 @@ def approval(record: ApprovalRecord) -> approvals_pb2.Approval:
         decide_time=timestamp(record.decided_at),
         decided_by=record.decided_by,
         comment=record.comment,
+        needed=record.needed,
+        votes=[
+            approvals_pb2.Vote(
+                subject=vote.subject, acts_for=vote.acts_for or "", approve=vote.approve, comment=vote.comment, time=timestamp(vote.at)
+            )
+            for vote in record.votes
+        ],
+        mode=record.mode,
+        digest=record.digest,
+        standing=struct(record.binding.get("standing", {})),
+        transaction_status=record.binding.get("transaction", ""),
+        shape=record.binding.get("shape", ""),
+        constants=record.binding.get("constants", []),
+        evidence=struct(record.evidence),
+        use_expire_time=timestamp(record.use_before),
+        use_time=timestamp(record.used_at),
+    )
+
+
+def shape(record: ShapeRecord) -> approvals_pb2.Shape:
+    """See protos."""
+    return approvals_pb2.Shape(
+        name=record.name,
+        approval=record.approval,
+        rule=record.rule,
+        database=record.database,
+        subject=record.subject,
+        group=record.group,
+        shape=record.shape,
+        bounds={
+            place: approvals_pb2.ValueBound(
+                any=bound.get("any", False),
+                values=["" if value is None else value for value in bound.get("values", [])],
+                least=bound.get("least"),
+                most=bound.get("most"),
+            )
+            for place, bound in record.bounds.items()
+        },
+        most=record.most,
+        uses=record.uses,
+        state=record.state,
+        created_by=record.created_by,
+        create_time=timestamp(record.created_at),
+        expire_time=timestamp(record.expires_at),
+        end_time=timestamp(record.ended_at),
+        ended_by=record.ended_by,
+        end_reason=record.end_reason,
     )
 
 

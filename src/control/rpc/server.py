@@ -20,8 +20,9 @@ from control.grants.registry import SessionRegistry
 from control.identity.tokens import TokenVerifier
 from control.policy.engine import PolicyEngine
 from control.rpc.access import Access
+from control.rpc.approvals import Approvals
 from control.rpc.policies import Policies
-from control.rpc.services import Approvals, Auditing, Grants, Sessions
+from control.rpc.services import Auditing, Grants, Sessions
 from pgleash.v1 import (
     approvals_pb2,
     approvals_pb2_grpc,

@@ -1,4 +1,4 @@
-"""Four of the services, each a thin layer over its part.
+"""The services of grants, sessions and audit, each a thin layer over its part.
 
 Never add here: decisions; access checks; anything that a part could do itself.
 """
@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from control.audit.query import query
 from control.audit.recording import replay
 from control.audit.verify import verify
-from control.grants.approvals import ApprovalDesk
 from control.grants.errors import InvalidArgument, WrongState
 from control.grants.ledger import GrantLedger
 from control.grants.registry import SessionRegistry
@@ -23,8 +22,6 @@ from control.rpc import messages
 from control.rpc.access import caller, token_time_left
 from control.store.feed import Overrun, Subscription
 from pgleash.v1 import (
-    approvals_pb2,
-    approvals_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     grants_pb2,
@@ -34,52 +31,10 @@ from pgleash.v1 import (
 )
 from pgwire.ports import Scope
 
-__all__ = ["Approvals", "Auditing", "Grants", "Sessions"]
+__all__ = ["Auditing", "Grants", "Sessions"]
 
 T = TypeVar("T")
 _BATCH = 64
-
-
-class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
-    """ApprovalService."""
-
-    def __init__(self, desk: ApprovalDesk) -> None:
-        self._desk = desk
-
-    async def List(self, request: approvals_pb2.ApprovalServiceListRequest, context: Any) -> approvals_pb2.ApprovalServiceListResponse:
-        limit, offset = messages.page(request.page_size, request.page_token)
-        state = messages.state_name(approvals_pb2.ApprovalState, request.state, "APPROVAL_STATE_")
-        found = await self._desk.list(state=state, database=request.database or None, limit=limit + 1, offset=offset)
-        return approvals_pb2.ApprovalServiceListResponse(
-            approvals=[messages.approval(record) for record in found[:limit]],
-            next_page_token=messages.next_token(len(found), limit, offset),
-        )
-
-    async def Get(self, request: approvals_pb2.ApprovalServiceGetRequest, context: Any) -> approvals_pb2.ApprovalServiceGetResponse:
-        return approvals_pb2.ApprovalServiceGetResponse(approval=messages.approval(await self._desk.get(request.name)))
-
-    async def Watch(
-        self, request: approvals_pb2.ApprovalServiceWatchRequest, context: Any
-    ) -> AsyncIterator[approvals_pb2.ApprovalServiceWatchResponse]:
-        with self._desk.changes.subscribe() as changes:
-            pending = await self._desk.list(state="PENDING", database=request.database or None, limit=1000)
-            for record in reversed(pending):
-                yield approvals_pb2.ApprovalServiceWatchResponse(approval=messages.approval(record))
-            async for record in _while_token_lasts(changes):
-                if not request.database or record.database == request.database:
-                    yield approvals_pb2.ApprovalServiceWatchResponse(approval=messages.approval(record))
-
-    async def Approve(self, request: approvals_pb2.ApproveRequest, context: Any) -> approvals_pb2.ApproveResponse:
-        record = await self._desk.decide(
-            request.name, approve=True, by=caller(), comment=request.comment, request_id=request.request_id or None
-        )
-        return approvals_pb2.ApproveResponse(approval=messages.approval(record))
-
-    async def Deny(self, request: approvals_pb2.DenyRequest, context: Any) -> approvals_pb2.DenyResponse:
-        record = await self._desk.decide(
-            request.name, approve=False, by=caller(), comment=request.comment, request_id=request.request_id or None
-        )
-        return approvals_pb2.DenyResponse(approval=messages.approval(record))
 
 
 class Grants(grants_pb2_grpc.GrantServiceServicer):

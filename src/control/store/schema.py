@@ -82,4 +82,94 @@ STEPS: Final[tuple[str, ...]] = (
         value INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE approvals_now (
+        name          TEXT PRIMARY KEY,
+        sequence      INTEGER NOT NULL UNIQUE,
+        session_id    TEXT NOT NULL,
+        session       INTEGER NOT NULL,
+        subject       TEXT NOT NULL,
+        acts_for      TEXT,
+        groups        TEXT NOT NULL,
+        database      TEXT NOT NULL,
+        statement     TEXT NOT NULL,
+        parameters    TEXT NOT NULL,
+        facts         TEXT NOT NULL,
+        reasons       TEXT NOT NULL,
+        rule          TEXT NOT NULL,
+        approvers     TEXT NOT NULL,
+        needed        INTEGER NOT NULL DEFAULT 1,
+        votes         TEXT NOT NULL DEFAULT '[]',
+        mode          TEXT NOT NULL DEFAULT 'wait' CHECK (mode IN ('wait', 'defer')),
+        dry_run       INTEGER NOT NULL DEFAULT 0,
+        digest        TEXT NOT NULL DEFAULT '',
+        match_key     TEXT NOT NULL DEFAULT '',
+        binding       TEXT NOT NULL DEFAULT '{}',
+        evidence      TEXT NOT NULL DEFAULT '{}',
+        state         TEXT NOT NULL CHECK (state IN ('PENDING', 'APPROVED', 'DENIED', 'EXPIRED', 'CANCELLED', 'VOIDED')),
+        created_at    REAL NOT NULL,
+        expires_at    REAL NOT NULL,
+        duration      REAL NOT NULL DEFAULT 0,
+        decided_at    REAL,
+        decided_by    TEXT NOT NULL DEFAULT '',
+        comment       TEXT NOT NULL DEFAULT '',
+        use_before    REAL,
+        used_at       REAL,
+        used_by       TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    INSERT INTO approvals_now (name, sequence, session_id, session, subject, acts_for, groups, database, statement, parameters, facts,
+                               reasons, rule, approvers, votes, state, created_at, expires_at, decided_at, decided_by, comment)
+        SELECT name, row_number() OVER (ORDER BY created_at, name), session_id, session, subject, acts_for, groups, database, statement,
+               parameters, facts, reasons, rule, approvers,
+               CASE WHEN request_id IS NULL OR decided_by = '' THEN '[]' ELSE json_array(json_object(
+                   'subject', decided_by, 'approve', json(iif(state = 'APPROVED', 'true', 'false')),
+                   'at', decided_at, 'request_id', request_id
+               )) END,
+               state, created_at, expires_at, decided_at, decided_by, comment
+        FROM approvals;
+    INSERT INTO counters (name, value) SELECT 'approvals', count(*) FROM approvals_now;
+    DROP TABLE approvals;
+    ALTER TABLE approvals_now RENAME TO approvals;
+    CREATE INDEX approvals_by_state ON approvals (state, created_at);
+    CREATE INDEX approvals_by_age ON approvals (created_at);
+    CREATE INDEX approvals_by_subject ON approvals (subject, created_at);
+    CREATE INDEX approvals_by_key ON approvals (match_key) WHERE mode = 'defer';
+
+    CREATE TABLE shapes (
+        name          TEXT PRIMARY KEY,
+        approval      TEXT NOT NULL,
+        rule          TEXT NOT NULL,
+        database      TEXT NOT NULL,
+        subject       TEXT NOT NULL,
+        acts_for      TEXT,
+        for_group     TEXT NOT NULL DEFAULT '',
+        shape         TEXT NOT NULL,
+        shape_key     TEXT NOT NULL,
+        binding       TEXT NOT NULL,
+        bounds        TEXT NOT NULL,
+        most          INTEGER NOT NULL,
+        uses          INTEGER NOT NULL DEFAULT 0,
+        state         TEXT NOT NULL CHECK (state IN ('ACTIVE', 'REVOKED', 'SPENT', 'EXPIRED', 'VOIDED')),
+        created_by    TEXT NOT NULL,
+        created_at    REAL NOT NULL,
+        expires_at    REAL NOT NULL,
+        ended_at      REAL,
+        ended_by      TEXT NOT NULL DEFAULT '',
+        end_reason    TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX shapes_by_key ON shapes (shape_key) WHERE state = 'ACTIVE';
+    CREATE INDEX shapes_by_age ON shapes (created_at);
+
+    CREATE TABLE outbox (
+        id            INTEGER PRIMARY KEY AUTOINCREMENT,
+        hook          TEXT NOT NULL,
+        message       TEXT NOT NULL,
+        body          TEXT NOT NULL,
+        created_at    REAL NOT NULL,
+        attempts      INTEGER NOT NULL DEFAULT 0,
+        next_at       REAL NOT NULL,
+        last_error    TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX outbox_by_time ON outbox (next_at);
+    """,
 )

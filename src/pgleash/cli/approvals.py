@@ -6,11 +6,13 @@ Never add here: other services.
 from __future__ import annotations
 
 import secrets
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from pgleash.cli.output import ApiOption, CaOption, Output, OutputOption, TokenOption, api, clean, details, emit, show, state, time
+from pgleash.cli.screen import Screen
 from pgleash.v1 import approvals_pb2 as pb
 
 __all__ = ["app"]
@@ -30,13 +32,25 @@ _COLUMNS: list[tuple[str, Any]] = [
 ]
 
 
+_SHAPES: list[tuple[str, Any]] = [
+    ("NAME", lambda s: s.name),
+    ("STATE", lambda s: s.state),
+    ("AGENT", lambda s: s.group or s.subject),
+    ("DATABASE", lambda s: s.database),
+    ("SHAPE", lambda s: s.shape),
+    ("USES", lambda s: f"{s.uses} of {s.most}"),
+    ("UNTIL", lambda s: time(s.expire_time)),
+    ("BY", lambda s: s.created_by),
+]
+
+
 def _full(name: str) -> str:
     return name if name.startswith("approvals/") else f"approvals/{name}"
 
 
 @app.command("list")
 def list_(
-    state: Annotated[str, typer.Option(help="pending, approved, denied, expired, cancelled or all")] = "pending",
+    state: Annotated[str, typer.Option(help="pending, approved, denied, expired, cancelled, voided or all")] = "pending",
     database: str = "",
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
     output: OutputOption = Output.TABLE,
@@ -47,7 +61,7 @@ def list_(
     """Approvals, newest first."""
     wanted = f"APPROVAL_STATE_{'unspecified' if state == 'all' else state}".upper()
     if wanted not in list(pb.ApprovalState.keys()):
-        raise typer.BadParameter("--state: pending, approved, denied, expired, cancelled or all")
+        raise typer.BadParameter("--state: pending, approved, denied, expired, cancelled, voided or all")
     with api(address, token, ca) as gateway:
         found = gateway.approvals.List(pb.ApprovalServiceListRequest(state=wanted, database=database, page_size=limit))
     show(output, found.approvals, _COLUMNS, "approvals")
@@ -64,8 +78,11 @@ def get(name: _Name, output: OutputOption = Output.TABLE, address: ApiOption = _
 def watch(
     database: str = "", output: OutputOption = Output.TABLE, address: ApiOption = _API, token: TokenOption = "", ca: CaOption = None
 ) -> None:
-    """Pending approvals and every change, as they come."""
+    """What waits, live: choose, read and decide with one key. Without a terminal, or with -o json, a line for every change."""
     with api(address, token, ca) as gateway:
+        if output is Output.TABLE and sys.stdin.isatty() and sys.stdout.isatty():
+            Screen(gateway, database).run()
+            return
         for told in gateway.approvals.Watch(pb.ApprovalServiceWatchRequest(database=database)):
             if output is Output.JSON:
                 emit(told.approval)
@@ -75,10 +92,70 @@ def watch(
                 print(clean(f"{state(pb.ApprovalState, one.state):<10}{one.name}  {who}  {one.statement}"), flush=True)
 
 
+def _terms(uses: int, minutes: float, bounds: list[str], group: str) -> pb.ShapeTerms | None:
+    """What is said of more uses; None: nothing. Raises ``typer.BadParameter``."""
+    if not (uses or bounds or group):
+        return None
+    if not uses:
+        raise typer.BadParameter("--uses: how often its like may pass")
+    terms = pb.ShapeTerms(uses=uses, group=group)
+    terms.duration.FromMilliseconds(round(minutes * 60_000))
+    for bound in bounds:
+        place, _, wish = bound.partition("=")
+        if wish == "any":
+            terms.bounds[place].any = True
+        elif ".." in wish:
+            terms.bounds[place].least, _, terms.bounds[place].most = wish.partition("..")
+        elif wish:
+            terms.bounds[place].values.extend(wish.split(","))
+        else:
+            raise typer.BadParameter(f"--bound {bound}: PLACE=any, PLACE=LEAST..MOST or PLACE=VALUE,VALUE; a place is $1 or #1")
+    return terms
+
+
+@app.command()
+def shapes(
+    active: Annotated[bool, typer.Option(help="only those that stand")] = True,
+    subject: str = "",
+    output: OutputOption = Output.TABLE,
+    address: ApiOption = _API,
+    token: TokenOption = "",
+    ca: CaOption = None,
+) -> None:
+    """Approved shapes: statements that need no asking within their bounds."""
+    with api(address, token, ca) as gateway:
+        found = gateway.approvals.ListShapes(pb.ListShapesRequest(active_only=active, subject=subject)).shapes
+    show(output, found, _SHAPES, "shapes")
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="like shapes/sh_…")],
+    reason: str = "",
+    output: OutputOption = Output.TABLE,
+    address: ApiOption = _API,
+    token: TokenOption = "",
+    ca: CaOption = None,
+) -> None:
+    """End an approved shape: its like is asked for again."""
+    with api(address, token, ca) as gateway:
+        made = gateway.approvals.RevokeShape(pb.RevokeShapeRequest(name=name, reason=reason)).shape
+    if output is Output.JSON:
+        emit(made)
+    else:
+        print(f"{made.name} is {made.state} after {made.uses} of {made.most} uses")
+
+
 @app.command()
 def approve(
     name: _Name,
     comment: str = "",
+    uses: Annotated[int, typer.Option(help="let its like pass so often as well, within --bound")] = 0,
+    minutes: Annotated[float, typer.Option(help="for so long")] = 10.0,
+    bound: Annotated[
+        list[str] | None, typer.Option(help="PLACE=any, PLACE=LEAST..MOST or PLACE=VALUE,VALUE; $1 a parameter, #1 a constant")
+    ] = None,
+    group: Annotated[str, typer.Option(help="for every member of this group of the agent")] = "",
     request_id: Annotated[str, typer.Option(help="makes repeating safe")] = "",
     output: OutputOption = Output.TABLE,
     address: ApiOption = _API,
@@ -86,7 +163,8 @@ def approve(
     ca: CaOption = None,
 ) -> None:
     """Let a held statement run."""
-    request = pb.ApproveRequest(name=_full(name), comment=comment, request_id=request_id or secrets.token_hex(8))
+    terms = _terms(uses, minutes, bound or [], group)
+    request = pb.ApproveRequest(name=_full(name), comment=comment, request_id=request_id or secrets.token_hex(8), shape=terms)
     with api(address, token, ca) as gateway:
         _decided(output, gateway.approvals.Approve(request).approval)
 

@@ -22,41 +22,66 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apgleash/v1/approvals.proto\x12\npgleash.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x03\n\x08\x41pproval\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\t\x12\x11\n\tstatement\x18\x07 \x01(\t\x12.\n\nparameters\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12&\n\x05\x66\x61\x63ts\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07reasons\x18\n \x03(\t\x12\x0c\n\x04rule\x18\x0b \x01(\t\x12\x11\n\tapprovers\x18\x0c \x03(\t\x12(\n\x05state\x18\r \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0f\n\x07\x63omment\x18\x12 \x01(\t\"\x7f\n\x1a\x41pprovalServiceListRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"_\n\x1b\x41pprovalServiceListResponse\x12\'\n\tapprovals\x18\x01 \x03(\x0b\x32\x14.pgleash.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19\x41pprovalServiceGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x1a\x41pprovalServiceGetResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"/\n\x1b\x41pprovalServiceWatchRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"F\n\x1c\x41pprovalServiceWatchResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"C\n\x0e\x41pproveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"9\n\x0f\x41pproveResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"@\n\x0b\x44\x65nyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"6\n\x0c\x44\x65nyResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval*\xbd\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_CANCELLED\x10\x05\x32\x9d\x03\n\x0f\x41pprovalService\x12W\n\x04List\x12&.pgleash.v1.ApprovalServiceListRequest\x1a\'.pgleash.v1.ApprovalServiceListResponse\x12T\n\x03Get\x12%.pgleash.v1.ApprovalServiceGetRequest\x1a&.pgleash.v1.ApprovalServiceGetResponse\x12\\\n\x05Watch\x12\'.pgleash.v1.ApprovalServiceWatchRequest\x1a(.pgleash.v1.ApprovalServiceWatchResponse0\x01\x12\x42\n\x07\x41pprove\x12\x1a.pgleash.v1.ApproveRequest\x1a\x1b.pgleash.v1.ApproveResponse\x12\x39\n\x04\x44\x65ny\x12\x17.pgleash.v1.DenyRequest\x1a\x18.pgleash.v1.DenyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apgleash/v1/approvals.proto\x12\npgleash.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n\x04Vote\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x02 \x01(\t\x12\x0f\n\x07\x61pprove\x18\x03 \x01(\x08\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\nValueBound\x12\x0b\n\x03\x61ny\x18\x01 \x01(\x08\x12\x0e\n\x06values\x18\x02 \x03(\t\x12\x12\n\x05least\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04most\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06_leastB\x07\n\x05_most\"\xd1\x01\n\nShapeTerms\x12\x32\n\x06\x62ounds\x18\x01 \x03(\x0b\x32\".pgleash.v1.ShapeTerms.BoundsEntry\x12\x0c\n\x04uses\x18\x02 \x01(\x05\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05group\x18\x04 \x01(\t\x1a\x45\n\x0b\x42oundsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.pgleash.v1.ValueBound:\x02\x38\x01\"\xe1\x03\n\x05Shape\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61pproval\x18\x02 \x01(\t\x12\x0c\n\x04rule\x18\x03 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\r\n\x05group\x18\x06 \x01(\t\x12\r\n\x05shape\x18\x07 \x01(\t\x12-\n\x06\x62ounds\x18\x08 \x03(\x0b\x32\x1d.pgleash.v1.Shape.BoundsEntry\x12\x0c\n\x04most\x18\t \x01(\x05\x12\x0c\n\x04uses\x18\n \x01(\x05\x12\r\n\x05state\x18\x0b \x01(\t\x12\x12\n\ncreated_by\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65nded_by\x18\x10 \x01(\t\x12\x12\n\nend_reason\x18\x11 \x01(\t\x1a\x45\n\x0b\x42oundsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.pgleash.v1.ValueBound:\x02\x38\x01\"\xb3\x06\n\x08\x41pproval\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x10\n\x08\x61\x63ts_for\x18\x04 \x01(\t\x12\x0e\n\x06groups\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\t\x12\x11\n\tstatement\x18\x07 \x01(\t\x12.\n\nparameters\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12&\n\x05\x66\x61\x63ts\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07reasons\x18\n \x03(\t\x12\x0c\n\x04rule\x18\x0b \x01(\t\x12\x11\n\tapprovers\x18\x0c \x03(\t\x12(\n\x05state\x18\r \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\x11 \x01(\t\x12\x0f\n\x07\x63omment\x18\x12 \x01(\t\x12\x0e\n\x06needed\x18\x13 \x01(\x05\x12\x1f\n\x05votes\x18\x14 \x03(\x0b\x32\x10.pgleash.v1.Vote\x12\x0c\n\x04mode\x18\x15 \x01(\t\x12\x0e\n\x06\x64igest\x18\x16 \x01(\t\x12)\n\x08standing\x18\x17 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1a\n\x12transaction_status\x18\x18 \x01(\t\x12\r\n\x05shape\x18\x19 \x01(\t\x12\x11\n\tconstants\x18\x1a \x03(\t\x12)\n\x08\x65vidence\x18\x1b \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x33\n\x0fuse_expire_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08use_time\x18\x1d \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x7f\n\x1a\x41pprovalServiceListRequest\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.pgleash.v1.ApprovalState\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"_\n\x1b\x41pprovalServiceListResponse\x12\'\n\tapprovals\x18\x01 \x03(\x0b\x32\x14.pgleash.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x19\x41pprovalServiceGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x1a\x41pprovalServiceGetResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"E\n\x1b\x41pprovalServiceWatchRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"\\\n\x1c\x41pprovalServiceWatchResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"j\n\x0e\x41pproveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x05shape\x18\x04 \x01(\x0b\x32\x16.pgleash.v1.ShapeTerms\"9\n\x0f\x41pproveResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"@\n\x0b\x44\x65nyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"6\n\x0c\x44\x65nyResponse\x12&\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x14.pgleash.v1.Approval\"`\n\x11ListShapesRequest\x12\x13\n\x0b\x61\x63tive_only\x18\x01 \x01(\x08\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"P\n\x12ListShapesResponse\x12!\n\x06shapes\x18\x01 \x03(\x0b\x32\x11.pgleash.v1.Shape\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x12RevokeShapeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"7\n\x13RevokeShapeResponse\x12 \n\x05shape\x18\x01 \x01(\x0b\x32\x11.pgleash.v1.Shape*\xd8\x01\n\rApprovalState\x12\x1e\n\x1a\x41PPROVAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41PPROVAL_STATE_PENDING\x10\x01\x12\x1b\n\x17\x41PPROVAL_STATE_APPROVED\x10\x02\x12\x19\n\x15\x41PPROVAL_STATE_DENIED\x10\x03\x12\x1a\n\x16\x41PPROVAL_STATE_EXPIRED\x10\x04\x12\x1c\n\x18\x41PPROVAL_STATE_CANCELLED\x10\x05\x12\x19\n\x15\x41PPROVAL_STATE_VOIDED\x10\x06\x32\xba\x04\n\x0f\x41pprovalService\x12W\n\x04List\x12&.pgleash.v1.ApprovalServiceListRequest\x1a\'.pgleash.v1.ApprovalServiceListResponse\x12T\n\x03Get\x12%.pgleash.v1.ApprovalServiceGetRequest\x1a&.pgleash.v1.ApprovalServiceGetResponse\x12\\\n\x05Watch\x12\'.pgleash.v1.ApprovalServiceWatchRequest\x1a(.pgleash.v1.ApprovalServiceWatchResponse0\x01\x12\x42\n\x07\x41pprove\x12\x1a.pgleash.v1.ApproveRequest\x1a\x1b.pgleash.v1.ApproveResponse\x12\x39\n\x04\x44\x65ny\x12\x17.pgleash.v1.DenyRequest\x1a\x18.pgleash.v1.DenyResponse\x12K\n\nListShapes\x12\x1d.pgleash.v1.ListShapesRequest\x1a\x1e.pgleash.v1.ListShapesResponse\x12N\n\x0bRevokeShape\x12\x1e.pgleash.v1.RevokeShapeRequest\x1a\x1f.pgleash.v1.RevokeShapeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pgleash.v1.approvals_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPROVALSTATE']._serialized_start=1312
-  _globals['_APPROVALSTATE']._serialized_end=1501
-  _globals['_APPROVAL']._serialized_start=106
-  _globals['_APPROVAL']._serialized_end=599
-  _globals['_APPROVALSERVICELISTREQUEST']._serialized_start=601
-  _globals['_APPROVALSERVICELISTREQUEST']._serialized_end=728
-  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_start=730
-  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_end=825
-  _globals['_APPROVALSERVICEGETREQUEST']._serialized_start=827
-  _globals['_APPROVALSERVICEGETREQUEST']._serialized_end=868
-  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_start=870
-  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_end=938
-  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_start=940
-  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_end=987
-  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_start=989
-  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_end=1059
-  _globals['_APPROVEREQUEST']._serialized_start=1061
-  _globals['_APPROVEREQUEST']._serialized_end=1128
-  _globals['_APPROVERESPONSE']._serialized_start=1130
-  _globals['_APPROVERESPONSE']._serialized_end=1187
-  _globals['_DENYREQUEST']._serialized_start=1189
-  _globals['_DENYREQUEST']._serialized_end=1253
-  _globals['_DENYRESPONSE']._serialized_start=1255
-  _globals['_DENYRESPONSE']._serialized_end=1309
-  _globals['_APPROVALSERVICE']._serialized_start=1504
-  _globals['_APPROVALSERVICE']._serialized_end=1917
+  _globals['_SHAPETERMS_BOUNDSENTRY']._loaded_options = None
+  _globals['_SHAPETERMS_BOUNDSENTRY']._serialized_options = b'8\001'
+  _globals['_SHAPE_BOUNDSENTRY']._loaded_options = None
+  _globals['_SHAPE_BOUNDSENTRY']._serialized_options = b'8\001'
+  _globals['_APPROVALSTATE']._serialized_start=2958
+  _globals['_APPROVALSTATE']._serialized_end=3174
+  _globals['_VOTE']._serialized_start=137
+  _globals['_VOTE']._serialized_end=254
+  _globals['_VALUEBOUND']._serialized_start=256
+  _globals['_VALUEBOUND']._serialized_end=355
+  _globals['_SHAPETERMS']._serialized_start=358
+  _globals['_SHAPETERMS']._serialized_end=567
+  _globals['_SHAPETERMS_BOUNDSENTRY']._serialized_start=498
+  _globals['_SHAPETERMS_BOUNDSENTRY']._serialized_end=567
+  _globals['_SHAPE']._serialized_start=570
+  _globals['_SHAPE']._serialized_end=1051
+  _globals['_SHAPE_BOUNDSENTRY']._serialized_start=498
+  _globals['_SHAPE_BOUNDSENTRY']._serialized_end=567
+  _globals['_APPROVAL']._serialized_start=1054
+  _globals['_APPROVAL']._serialized_end=1873
+  _globals['_APPROVALSERVICELISTREQUEST']._serialized_start=1875
+  _globals['_APPROVALSERVICELISTREQUEST']._serialized_end=2002
+  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_start=2004
+  _globals['_APPROVALSERVICELISTRESPONSE']._serialized_end=2099
+  _globals['_APPROVALSERVICEGETREQUEST']._serialized_start=2101
+  _globals['_APPROVALSERVICEGETREQUEST']._serialized_end=2142
+  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_start=2144
+  _globals['_APPROVALSERVICEGETRESPONSE']._serialized_end=2212
+  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_start=2214
+  _globals['_APPROVALSERVICEWATCHREQUEST']._serialized_end=2283
+  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_start=2285
+  _globals['_APPROVALSERVICEWATCHRESPONSE']._serialized_end=2377
+  _globals['_APPROVEREQUEST']._serialized_start=2379
+  _globals['_APPROVEREQUEST']._serialized_end=2485
+  _globals['_APPROVERESPONSE']._serialized_start=2487
+  _globals['_APPROVERESPONSE']._serialized_end=2544
+  _globals['_DENYREQUEST']._serialized_start=2546
+  _globals['_DENYREQUEST']._serialized_end=2610
+  _globals['_DENYRESPONSE']._serialized_start=2612
+  _globals['_DENYRESPONSE']._serialized_end=2666
+  _globals['_LISTSHAPESREQUEST']._serialized_start=2668
+  _globals['_LISTSHAPESREQUEST']._serialized_end=2764
+  _globals['_LISTSHAPESRESPONSE']._serialized_start=2766
+  _globals['_LISTSHAPESRESPONSE']._serialized_end=2846
+  _globals['_REVOKESHAPEREQUEST']._serialized_start=2848
+  _globals['_REVOKESHAPEREQUEST']._serialized_end=2898
+  _globals['_REVOKESHAPERESPONSE']._serialized_start=2900
+  _globals['_REVOKESHAPERESPONSE']._serialized_end=2955
+  _globals['_APPROVALSERVICE']._serialized_start=3177
+  _globals['_APPROVALSERVICE']._serialized_end=3747
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,16 @@ class ApprovalServiceStub:
                 request_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
                 response_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
                 _registered_method=True)
+        self.ListShapes = channel.unary_unary(
+                '/pgleash.v1.ApprovalService/ListShapes',
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesResponse.FromString,
+                _registered_method=True)
+        self.RevokeShape = channel.unary_unary(
+                '/pgleash.v1.ApprovalService/RevokeShape',
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.RevokeShapeRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.RevokeShapeResponse.FromString,
+                _registered_method=True)
 
 
 class ApprovalServiceServicer:
@@ -81,14 +91,16 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The pending approvals first, then every change as it happens, until the caller leaves or its token expires.
+        """The pending approvals first, or with a resume_token what changed since; then every change as it happens, until the caller
+        leaves or its token expires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Approve(self, request, context):
-        """Lets the statement run. Repeating it with the same request_id changes nothing.
+        """Lets the statement run, once as many as are needed have said so. Repeating it with the same request_id changes nothing.
+        Answers when the statement is on its way; FAILED_PRECONDITION when it turned out to be void.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,20 @@ class ApprovalServiceServicer:
 
     def Deny(self, request, context):
         """Refuses the statement. Repeating it with the same request_id changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShapes(self, request, context):
+        """Approved shapes, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeShape(self, request, context):
+        """Ends an approved shape: its like is asked for again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +154,16 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.Deny,
                     request_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.FromString,
                     response_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.SerializeToString,
+            ),
+            'ListShapes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShapes,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesResponse.SerializeToString,
+            ),
+            'RevokeShape': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeShape,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.RevokeShapeRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.RevokeShapeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +302,60 @@ class ApprovalService:
             '/pgleash.v1.ApprovalService/Deny',
             pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
             pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShapes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pgleash.v1.ApprovalService/ListShapes',
+            pgleash_dot_v1_dot_approvals__pb2.ListShapesRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.ListShapesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeShape(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pgleash.v1.ApprovalService/RevokeShape',
+            pgleash_dot_v1_dot_approvals__pb2.RevokeShapeRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.RevokeShapeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,7 +19,7 @@ from pgwire.hot.journal cimport JournalState, journal_has_room
 from pgwire.hot.leg cimport UP_ADMIT, UP_GONE, emit, emit_copy, leg_push, leg_up
 from pgwire.hot.link cimport (
     COPY_ENDED, COPY_EXPECTED, COPY_REFUSED, COPY_RUNNING, OUTSTANDING, WAIT_ADMIT, WAIT_COPY, WAIT_DRAIN, WAIT_EMPTY, WAIT_END, WAIT_GUARD, WAIT_ROOM, WAIT_SETTLE,
-    begin, flush_server, link_break, record,
+    begin, flush_server, link_break, record, send_instead,
 )
 from pgwire.hot.pipeline cimport (
     ALLOWED, ANSWER, COPIES_IN, COPYING, GUARD_OPEN, MASKED, MASKING, SETTLES, SETTLING, SWALLOW, UNSURE, Entry, Portal, Stmt, Named, cache_find, entry_name,
@@ -211,9 +211,12 @@ cdef bint _query(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         return _wait(k, WAIT_ADMIT)
     if not _run(k, c'Q', 0, s, NULL, m.body, m.n - 1, NULL, 0):
         return False
-    _used(k)
     k.unflushed = False
-    _forward(k, raw, m.total)
+    if s.sends != NULL:
+        send_instead(k, s, c'Q', m.body, 0, raw, 0)
+    else:
+        _forward(k, raw, m.total)
+    _used(k)
     return True
 
 
@@ -250,9 +253,12 @@ cdef bint _parse(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         s.refs += 1
     if late:
         k.parsed = e.stmt                    # the queue holds it for as long as this pass lasts
-    _used(k)
     k.unflushed = True
-    _forward(k, raw, m.total)
+    if s.sends != NULL:
+        send_instead(k, s, c'P', m.body, name + 1, text + n + 1, m.body + m.n - text - n - 1)
+    else:
+        _forward(k, raw, m.total)
+    _used(k)
     return True
 
 

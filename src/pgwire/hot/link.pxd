@@ -103,3 +103,5 @@ cdef void keep_change(LinkState* k, const uint8_t* raw, size_t n) noexcept nogil
 cdef void pop(LinkState* k) noexcept nogil
 cdef Entry* running_entry(LinkState* k) noexcept nogil
 cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept nogil
+cdef void send_instead(LinkState* k, Stmt* s, uint8_t kind, const uint8_t* name, size_t name_len, const uint8_t* tail, size_t tail_len) noexcept nogil
+cdef bint send_ahead(LinkState* k, const uint8_t* p, size_t n, uint32_t replies) noexcept nogil

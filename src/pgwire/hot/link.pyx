@@ -7,8 +7,9 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from pgwire.hot.journal cimport JOURNAL_BEGIN, JOURNAL_CHUNK, JOURNAL_END, JournalBegin, JournalChunk, JournalEnd, JournalState, journal_append
-from pgwire.hot.leg cimport UP_BROKEN, emit, emit_copy, leg_up
-from pgwire.hot.pipeline cimport MASKING, Entry, Named, Portal, entry_named, names_find, queue_at, queue_pop
+from pgwire.hot.leg cimport UP_BROKEN, emit, emit_copy, leg_push, leg_up
+from pgwire.hot.pipeline cimport MASKING, SWALLOW, Entry, Named, Portal, Stmt, entry_named, names_find, queue_at, queue_pop, queue_push
+from pgwire.hot.wire cimport store32
 
 
 cdef enum:
@@ -154,3 +155,26 @@ cdef Portal* meant_portal(LinkState* k, const uint8_t* name, size_t n) noexcept 
             return e.portal
     at = names_find(&k.portals, name, n)
     return <Portal*>at[0].what if at[0] != NULL else NULL
+
+
+cdef void send_instead(LinkState* k, Stmt* s, uint8_t kind, const uint8_t* name, size_t name_len, const uint8_t* tail, size_t tail_len) noexcept nogil:
+    # The message with another text: name, text, tail.
+    cdef uint8_t head[5]
+    head[0] = kind
+    store32(head + 1, <uint32_t>(4 + name_len + s.sends_len + 1 + tail_len))
+    emit_copy(k.server, head, 5)
+    emit_copy(k.server, name, name_len)
+    emit_copy(k.server, s.sends, s.sends_len)
+    emit_copy(k.server, <const uint8_t*><const char*>b"\0", 1)
+    emit_copy(k.server, tail, tail_len)
+
+
+cdef bint send_ahead(LinkState* k, const uint8_t* p, size_t n, uint32_t replies) noexcept nogil:
+    # Messages of the gateway's own, ahead of the one that waits; what the server replies to them is nobody's.
+    cdef Entry* e = queue_push(k.reactor, &k.queue, c'i')
+    if e == NULL or emit_copy(k.server, p, n) < 0:
+        return False
+    e.disposition = SWALLOW
+    e.index = replies
+    leg_push(k.server)
+    return True

@@ -59,6 +59,8 @@ cdef struct Stmt:
     Guard* guard              # NULL: nothing is kept
     uint8_t* types            # OIDs that Parse told of its parameters, where rules look at their values
     size_t types_len
+    uint8_t* sends            # what the server gets in place of the text; NULL: the text itself
+    size_t sends_len
     Plan* plans
 
 cdef struct Portal:
@@ -79,7 +81,7 @@ cdef struct Portal:
     uint8_t* values           # Bind's parameter part, as sent
 
 cdef struct Entry:
-    uint8_t kind              # Q P B D d(describe portal) E C c(close portal) S F r(refused) b(barrier behind a failed COPY) g(ours: see guard)
+    uint8_t kind              # i(nserted by the gateway) Q P B D d(describe portal) E C c(close portal) S F r(refused) b(barrier behind a failed COPY) g(ours: see guard)
     uint8_t disposition
     uint8_t flags
     uint8_t name_len
@@ -122,6 +124,7 @@ cdef struct Queue:
 
 cdef Stmt* stmt_new(ReactorState* r, uint64_t key, const uint8_t* text, size_t n) noexcept nogil
 cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil
+cdef bint stmt_sends(Stmt* s, const uint8_t* text, size_t n) noexcept nogil
 cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil
 cdef Guard* guard_new(object kept) except? NULL
 cdef void stmt_keep(Stmt* s, Guard* g) noexcept nogil

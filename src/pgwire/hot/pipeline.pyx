@@ -50,8 +50,10 @@ cdef void stmt_release(ReactorState* r, Stmt* s) noexcept nogil:
         s.shape = NULL
     guard_release(s.guard)
     free(s.types)
+    free(s.sends)
     s.guard = NULL
     s.types = NULL
+    s.sends = NULL
     if s.plans == NULL:
         free(s.sample)
         free(s)
@@ -122,6 +124,15 @@ cdef void graveyard_empty(ReactorState* r):
         free(s.sample)
         free(s)
         s = next_s
+
+
+cdef bint stmt_sends(Stmt* s, const uint8_t* text, size_t n) noexcept nogil:
+    s.sends = <uint8_t*>malloc(n if n else 1)
+    if s.sends == NULL:
+        return False
+    memcpy(s.sends, text, n)
+    s.sends_len = n
+    return True
 
 
 cdef Stmt* stmt_like(ReactorState* r, Stmt* shape, const uint8_t* text, size_t n) noexcept nogil:

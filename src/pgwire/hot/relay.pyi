@@ -38,6 +38,9 @@ class Link:
         any_literals: bool = False,
         copies_in: bool = False,
         kept: tuple[int | None, int | None, int | None, int | None, bool, bytes, bytes, bytes] | None = None,
+        sends: bytes | None = None,
+        ahead: bytes = b"",
+        replies: int = 0,
     ) -> None: ...
     def refuse(self, error: bytes) -> None: ...
     def settled(self) -> bool: ...

@@ -19,12 +19,12 @@ from pgwire.hot.leg cimport (
     UP_ADMIT, UP_BROKEN, UP_DESCRIBE, UP_FILTER, UP_GONE, UP_SETTLED, Leg, LegState, ReactorState, enter, leave, leg_hold, leg_join, leg_part, leg_push,
     leg_update,
 )
-from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETTLE, finish, meant_portal, running_entry, to_client_copy
+from pgwire.hot.link cimport PAUSE_DESCRIBE, PAUSE_FILTER, WAIT_ADMIT, WAIT_SETTLE, finish, meant_portal, running_entry, send_ahead, to_client_copy
 from pgwire.hot.masking cimport MaskPlan
 from pgwire.hot.naming cimport define_cursor, define_name, forget_cursor, forget_name, meaning
 from pgwire.hot.pipeline cimport (
     ALLOWED, COPIES_IN, MASKED, SETTLES, Entry, Guard, Named, Plan, Portal, Stmt, cache_put, guard_new, guard_release, names_clear, names_drop, names_find, names_put, plan_add,
-    portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_keep, stmt_new, stmt_release,
+    portal_new, portal_release, portal_values, portals_since, queue_at, queue_pop, shape_new, stmt_keep, stmt_new, stmt_release, stmt_sends,
 )
 from pgwire.hot.reactor cimport Reactor, clock, follow, pump
 from pgwire.hot.wire cimport load32
@@ -167,11 +167,12 @@ cdef class Link:
             return b"F", b"%d" % load32(m.body), "", "", (), (), (), problem
         return None
 
-    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False, bint copies_in=False, kept=None):
+    def admit(self, bytes text, bint allowed, bint masked, bint cacheable, bint settles, bint any_literals=False, bint copies_in=False, kept=None, bytes sends=None, bytes ahead=b"", uint32_t replies=0):
         """Send the waiting message on. ``allowed``: it may also run without being asked for again (a prepared text).
 
         ``cacheable``: the same text needs no asking any more; ``any_literals``: nor does one that differs only in literals.
         ``copies_in``: it reads rows from the client (COPY FROM STDIN). ``kept`` is what holds while it runs: see ``guard_new``.
+        ``sends`` goes to the server in place of a Query's or Parse's text; before it ``ahead``, of whose ``replies`` nobody hears.
         """
         cdef ReactorState* r = self.st.reactor
         cdef Guard* guard = guard_new(kept) if kept is not None else NULL
@@ -185,7 +186,8 @@ cdef class Link:
                 self._anew()
             else:
                 s = stmt_new(r, self.st.key, <const uint8_t*><const char*>text, len(text))
-                lost = s == NULL
+                lost = s == NULL or (sends is not None and not stmt_sends(s, <const uint8_t*><const char*>sends, len(sends)))
+                lost = lost or (replies and not send_ahead(&self.st, <const uint8_t*><const char*>ahead, len(ahead), replies))
                 if not lost:
                     s.flags = (ALLOWED if allowed else 0) | (MASKED if masked else 0) | (SETTLES if settles else 0) | (COPIES_IN if copies_in else 0)
                     s.guard = guard

@@ -127,6 +127,9 @@ cdef bint _error(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
         k.fatal = k.fatal or fatal
         return HANDLED
     e = queue_at(&k.queue, 0)
+    if e.kind == c'i':
+        link_break(k, b"08006", b"the server refused what the gateway told it")    # nobody knows what it skips now
+        return STAYS
     k.stale = k.wait == WAIT_ADMIT
     k.undone = True
     copied = e.flags & COPYING and k.copying != COPY_EXPECTED
@@ -361,6 +364,11 @@ cdef bint _message(LinkState* k, Message* m, const uint8_t* raw) noexcept nogil:
     if kind == c'Z':
         return _ready(k, m, raw)
     e = queue_at(&k.queue, 0)
+    if e.kind == c'i' and (kind == c'1' or kind == c'2' or kind == c'3' or kind == c'C'):
+        e.index -= 1                             # to what the gateway itself has sent
+        if e.index == 0:
+            pop(k)
+        return HANDLED
     if kind == c'T':
         return _row_description(k, e, m, raw)
     if kind == c'C' or kind == c'I' or kind == c's':
