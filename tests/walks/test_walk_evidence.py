@@ -57,7 +57,7 @@ def test_the_locks_of_an_open_transaction(desk: Desk) -> None:
 def test_planning_never_evaluates_functions_of_the_database(desk: Desk) -> None:
     with desk.table("trap") as owner, desk.connect(subject="waits-trap") as connection:
         owner.execute(
-            "CREATE FUNCTION trapped(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM dblink_connect('x'); RETURN 1; END $$;"
+            "CREATE FUNCTION trapped(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_sleep(0); RETURN 1; END $$;"
             "CREATE VIEW trap_view AS SELECT id, trapped(1) AS t FROM trap; ALTER VIEW trap_view OWNER TO shop_owner"
         )
         try:
