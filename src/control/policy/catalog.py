@@ -88,6 +88,12 @@ FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_policy
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_operator WHERE oid >= 16384
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_cast WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_type WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_opclass WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_amproc WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_amop WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_event_trigger
+      UNION ALL SELECT aggfnoid::oid::int8, xmin FROM pg_catalog.pg_aggregate WHERE aggfnoid::oid >= 16384
       UNION ALL SELECT inhrelid::int8 * 31 + inhparent::int8, xmin FROM pg_catalog.pg_inherits
       UNION ALL SELECT setdatabase::int8 * 31 + setrole::int8, xmin FROM pg_catalog.pg_db_role_setting
       UNION ALL SELECT attrelid::int8 * 4096 + attnum, xmin FROM pg_catalog.pg_attribute WHERE attrelid >= 16384) parts
@@ -262,6 +268,8 @@ class Catalog:
             found_routines(behind),
             grouped(behind["operators"]),
             grouped(behind["casts"]),
+            grouped(behind["typed"]),
+            frozenset(oid for (oid,) in behind["on_ddl"]),
         )
 
 

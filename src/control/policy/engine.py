@@ -476,7 +476,7 @@ class SessionJudge:
             prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque, around)
             ruling = replace(prepared, hold=ruling.hold)
         if ruling.effect is not Effect.DENY and self._masking:
-            refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
+            refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking, [each.table for each in touched], bool(opaque))
             if refusal is not None:
                 why = f"mask: {refusal.message}"
                 return Ruling(Effect.DENY, "mask", (why,), f"{refusal.message}", refusal.hint, weighed=ruling.weighed), touched
