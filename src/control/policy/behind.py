@@ -28,16 +28,22 @@ WITH RECURSIVE parts(whole, part) AS (
     UNION ALL SELECT t.oid, a.atttypid FROM pg_type t JOIN pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
               WHERE t.typrelid >= 16384 AND a.atttypid >= 16384
     UNION ALL SELECT rngtypid, rngsubtype FROM pg_range WHERE rngsubtype >= 16384) next ON next.whole = parts.part),
-runs(type, function) AS (
+coming(type, function) AS (
   SELECT unnest(ARRAY[castsource, casttarget]), castfunc FROM pg_cast WHERE oid >= 16384 AND castfunc >= 16384 AND castcontext <> 'e'
-  UNION SELECT unnest(ARRAY[amproclefttype, amprocrighttype]), amproc::oid FROM pg_amproc WHERE amproc::oid >= 16384
+  UNION SELECT unnest(ARRAY[amproclefttype, amprocrighttype]), amproc::oid FROM pg_amproc
+        WHERE amproc::oid >= 16384 AND amprocfamily IN (SELECT opcfamily FROM pg_opclass WHERE opcdefault)
   UNION SELECT unnest(ARRAY[amoplefttype, amoprighttype]), o.oprcode::oid FROM pg_amop JOIN pg_operator o ON o.oid = amopopr
-        WHERE o.oprcode::oid >= 16384
+        WHERE o.oprcode::oid >= 16384 AND amopfamily IN (SELECT opcfamily FROM pg_opclass WHERE opcdefault)
   UNION SELECT rngtypid, unnest(ARRAY[rngcanonical::oid, rngsubdiff::oid]) FROM pg_range WHERE rngtypid >= 16384
   UNION SELECT c.contypid, d.refobjid FROM pg_depend d JOIN pg_constraint c ON c.oid = d.objid
         WHERE d.classid = 'pg_constraint'::regclass AND d.refclassid = 'pg_proc'::regclass AND d.refobjid >= 16384 AND c.contypid <> 0
   UNION SELECT c.contypid, o.oprcode::oid FROM pg_depend d JOIN pg_constraint c ON c.oid = d.objid JOIN pg_operator o ON o.oid = d.refobjid
-        WHERE d.classid = 'pg_constraint'::regclass AND d.refclassid = 'pg_operator'::regclass AND d.refobjid >= 16384 AND c.contypid <> 0)
+        WHERE d.classid = 'pg_constraint'::regclass AND d.refclassid = 'pg_operator'::regclass AND d.refobjid >= 16384 AND c.contypid <> 0),
+-- a built-in type comes with what belongs to no type of the users', which is there too where it runs
+runs(type, function) AS (
+  SELECT type, function FROM coming WHERE type >= 16384
+  UNION SELECT type, function FROM coming WHERE NOT EXISTS (
+    SELECT FROM coming other WHERE other.function = coming.function AND other.type >= 16384))
 """
 
 # All are run with an empty search_path, so that what the server deparses is qualified.
@@ -52,6 +58,10 @@ SELECT p.oid::int8, n.nspname::text, p.proname::text, l.lanname::text, p.provola
            a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]::int8[] FROM pg_aggregate a WHERE a.aggfnoid = p.oid) END
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE p.oid >= 16384 AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1""",
+    "signatures": _TYPES + """
+SELECT DISTINCT p.oid::int8, r.function::int8 FROM pg_proc p
+JOIN LATERAL unnest(p.proallargtypes || p.proargtypes::oid[] || p.prorettype) AS named(type) ON true
+JOIN parts ON parts.whole = named.type JOIN runs r ON r.type = parts.part WHERE p.oid >= 16384 ORDER BY 1, 2""",
     "triggers": """
 SELECT t.tgrelid::int8, t.tgname::text, t.tgtype::int4, t.tgfoid::int8, p.proname::text,
        (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr))
@@ -171,9 +181,12 @@ def found_behind(inherits: Rows, rows: Mapping[str, Rows]) -> dict[int, Behind]:
 
 def found_routines(rows: Mapping[str, Rows]) -> dict[int, Routine]:
     """By OID."""
-    found = {}
+    found = dict[int, Routine]()
+    coming = defaultdict[int, set[int]](set)
+    for routine, function in rows["signatures"]:
+        coming[routine].add(function)
     for oid, schema, name, language, volatility, definer, text, extension, path, calls in rows["routines"]:
-        called = frozenset(each for each in calls or () if each)
+        called = frozenset(each for each in calls or () if each) | coming[oid]
         found[oid] = Routine(oid, schema, name, language, volatility, definer, text or "", extension, path, called)
     return found
 

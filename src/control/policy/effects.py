@@ -295,14 +295,15 @@ class _Gathering:
         self.seen.add((oid, path, through))
         name = routine.qualified
         self.effects.routines[name] = None
+        for each in routine.calls:
+            self.routine(each, path, through)
         if routine.definition:
             inner = path if routine.path is None else tuple(part.strip().strip('"') for part in routine.path.split(","))
             body = self.reach.body(routine)
             self.unknown(name, body.unknown)
             self.body(body, inner, through, name, routine.path is not None)
-        elif routine.calls:
-            for each in routine.calls:
-                self.routine(each, path, through)
+        elif routine.language == "internal" and routine.calls:
+            pass  # an aggregate: what it does is what these do
         elif routine.language not in ("c", "internal") or routine.extension not in _PLAIN_EXTENSIONS:
             self.unknown(name, routine.language not in ("c", "internal") or routine.volatility != "i" or routine.definer)
 

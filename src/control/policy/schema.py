@@ -32,7 +32,8 @@ class Relation:
 class Routine:
     """A function, procedure or aggregate outside pg_catalog. ``definition``: its CREATE statement, if its language is readable.
 
-    ``volatility``: i, s or v. ``extension``: whose member it is. ``path``: its own search_path. ``calls``: OIDs of an aggregate's.
+    ``volatility``: i, s or v. ``extension``: whose member it is. ``path``: its own search_path. ``calls``: OIDs of an
+    aggregate's, and of what its arguments' and result's types run.
     """
 
     oid: int
