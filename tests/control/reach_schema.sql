@@ -75,3 +75,7 @@ CREATE TABLE moody (m mood);
 CREATE FUNCTION reads_secret() RETURNS int LANGUAGE sql AS 'SELECT up FROM secret WHERE id = 1';
 CREATE FUNCTION reads_two(int, int) RETURNS int LANGUAGE sql AS 'SELECT up FROM secret WHERE id = $1';
 CREATE OPERATOR ?? (leftarg = int, rightarg = int, function = reads_two);
+CREATE FUNCTION row_of() RETURNS open LANGUAGE plpgsql AS $$ DECLARE r open; BEGIN DELETE FROM secret; RETURN r; END $$;
+CREATE FUNCTION by_row() RETURNS int LANGUAGE plpgsql AS $$ DECLARE n int; r open := row_of(); BEGIN RETURN 1; END $$;
+CREATE FUNCTION by_variable() RETURNS int LANGUAGE plpgsql AS $$ DECLARE n checked; BEGIN n := 1; RETURN 1; END $$;
+CREATE FUNCTION by_argument(n checked) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$;

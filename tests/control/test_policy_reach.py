@@ -89,6 +89,9 @@ def place(postgres: PostgresServer) -> Iterator[Place]:  # noqa: F811
         ("INSERT INTO by_class VALUES (1)", "delete secret"),
         ("INSERT INTO by_expression VALUES (1)", "delete secret"),
         ("INSERT INTO computed VALUES (1)", "delete secret"),
+        ("SELECT by_row()", "delete secret"),
+        ("SELECT by_variable()", "delete secret"),
+        ("SELECT by_argument(1)", "delete secret"),
         ("DROP TABLE open CASCADE", "ddl on_view"),
         ("DROP TABLE open CASCADE", "ddl refers"),
         ("DROP VIEW on_open CASCADE", "ddl on_view"),
@@ -128,7 +131,12 @@ def test_event_triggers_fire_on_definitions(place: Place) -> None:
     )
     try:
         place.read()
-        for sql in ("CREATE TABLE x (id int)", "COMMENT ON TABLE open IS 'x'", "DO $$ BEGIN CREATE TABLE y (); END $$", "DROP VIEW on_view"):
+        for sql in (
+            "CREATE TABLE x (id int)",
+            "COMMENT ON TABLE open IS 'x'",
+            "DO $$ BEGIN CREATE TABLE y (); END $$",
+            "DROP VIEW on_view",
+        ):
             assert "delete secret" in place.told(sql), sql
         assert "delete secret" not in place.told("SELECT * FROM open")
     finally:
@@ -165,7 +173,13 @@ def test_what_a_function_reads_does_not_decide_over_rows(place: Place, sql: str)
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT reads_secret()", "SELECT 1 ?? 2", "SELECT x FROM (SELECT 1 ?? 2 AS x) s", "SELECT hint FROM told", "SELECT 5 ?? ANY (ARRAY[1])"],
+    [
+        "SELECT reads_secret()",
+        "SELECT 1 ?? 2",
+        "SELECT x FROM (SELECT 1 ?? 2 AS x) s",
+        "SELECT hint FROM told",
+        "SELECT 5 ?? ANY (ARRAY[1])",
+    ],
 )
 def test_what_a_function_reads_does_not_come_out(place: Place, sql: str) -> None:
     (facts,) = read_facts(sql.encode(), None)
@@ -173,7 +187,9 @@ def test_what_a_function_reads_does_not_come_out(place: Place, sql: str) -> None
         assert outputs.masks and outputs.masks[0] is not None
 
 
-@pytest.mark.parametrize("sql", ["SELECT id FROM told WHERE id = 5", "SELECT body FROM open ORDER BY id", "SELECT id FROM open WHERE abs(id) > 5"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT id FROM told WHERE id = 5", "SELECT body FROM open ORDER BY id", "SELECT id FROM open WHERE abs(id) > 5"]
+)
 def test_honest_conditions_are_kept(place: Place, sql: str) -> None:
     (facts,) = read_facts(sql.encode(), None)
     reached = [touch.table for touch in place.reach.of(facts, PATHS, frozenset()).touches]

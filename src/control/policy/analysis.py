@@ -151,8 +151,10 @@ def forbidden_use(
             tried.append((frozenset().union(*(flow.columns for flow in lineage.outputs)), "leave by COPY", "Use SELECT; it is masked."))  # type: ignore[arg-type]
         for position, (columns, what, hint) in enumerate(tried):
             for column, mask in masking.sensitive(columns):
-                if column == UNKNOWN and (position == 0 or position == 1) and not (
-                    opaque or _labels_near((*lineage.touched, *behind), snapshot, masking)
+                if (
+                    column == UNKNOWN
+                    and (position == 0 or position == 1)
+                    and not (opaque or _labels_near((*lineage.touched, *behind), snapshot, masking))
                 ):
                     continue
                 if position == 0 and mask.predicates:

@@ -58,7 +58,8 @@ SELECT p.oid::int8, n.nspname::text, p.proname::text, l.lanname::text, p.provola
            a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]::int8[] FROM pg_aggregate a WHERE a.aggfnoid = p.oid) END
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
 WHERE p.oid >= 16384 AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1""",
-    "signatures": _TYPES + """
+    "signatures": _TYPES
+    + """
 SELECT DISTINCT p.oid::int8, r.function::int8 FROM pg_proc p
 JOIN LATERAL unnest(p.proallargtypes || p.proargtypes::oid[] || p.prorettype) AS named(type) ON true
 JOIN parts ON parts.whole = named.type JOIN runs r ON r.type = parts.part WHERE p.oid >= 16384 ORDER BY 1, 2""",
@@ -89,7 +90,8 @@ UNION SELECT i.indrelid::int8, m.amproc::oid::int8 FROM pg_index i JOIN pg_opcla
       JOIN pg_amproc m ON m.amprocfamily = o.opcfamily WHERE m.amproc::oid >= 16384
 ORDER BY 1, 2""",
     # What any use of a relation may run, and what its policies read.
-    "uses": _TYPES + """
+    "uses": _TYPES
+    + """
 SELECT polrelid::int8, refobjid::int8 FROM pg_depend d JOIN pg_policy p ON p.oid = objid
 WHERE classid = 'pg_policy'::regclass AND refclassid = 'pg_proc'::regclass AND refobjid >= 16384
 UNION SELECT polrelid::int8, o.oprcode::oid::int8 FROM pg_depend d JOIN pg_policy p ON p.oid = objid JOIN pg_operator o ON o.oid = refobjid
@@ -122,7 +124,8 @@ LEFT JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
 LEFT JOIN pg_class k ON d.classid = 'pg_class'::regclass AND k.oid = d.objid AND k.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
 WHERE d.refobjid >= 16384 AND (d.refclassid = 'pg_class'::regclass OR t.typrelid <> 0)
   AND coalesce(r.ev_class, c.conrelid, f.adrelid, p.polrelid, k.oid) <> coalesce(nullif(t.typrelid, 0), d.refobjid) ORDER BY 1, 2""",
-    "typed": _TYPES + """
+    "typed": _TYPES
+    + """
 SELECT DISTINCT t.typname::text, a.attrelid::int8 FROM pg_attribute a JOIN parts ON parts.whole = a.atttypid
 JOIN pg_type t ON t.oid = parts.part
 WHERE t.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2""",
@@ -132,7 +135,8 @@ SELECT evtfoid::int8 FROM pg_event_trigger WHERE evtenabled <> 'D' AND evtevent 
 SELECT attrelid::int8, attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
 WHERE attnum > 0 AND attnotnull AND NOT attisdropped AND attrelid >= 16384 AND c.relkind IN ('r', 'p') ORDER BY 1, 2""",
     "operators": "SELECT oprname::text, oprcode::oid::int8 FROM pg_operator WHERE oid >= 16384 ORDER BY 1, 2",
-    "casts": _TYPES + """
+    "casts": _TYPES
+    + """
 SELECT t.typname::text, r.function::int8 FROM pg_type t JOIN parts ON parts.whole = t.oid JOIN runs r ON r.type = parts.part
 UNION SELECT t.typname::text, c.castfunc::int8 FROM pg_cast c JOIN pg_type t ON t.oid IN (c.castsource, c.casttarget)
       WHERE c.oid >= 16384 AND c.castfunc <> 0 ORDER BY 1, 2""",
