@@ -11,10 +11,10 @@ import pytest
 
 from control.policy.analysis import Masking, forbidden_use, result_columns, touches
 from control.policy.catalog import Catalog, Snapshot
+from control.policy.document import read_policy
 from control.policy.effects import Reach
 from control.policy.reading import read_facts
 from control.policy.rules import Mask
-from control.policy.document import read_policy
 from fixtures.servers import postgres  # noqa: F401
 from kit.postgres import PostgresServer
 

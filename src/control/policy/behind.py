@@ -57,7 +57,7 @@ SELECT p.oid::int8, n.nspname::text, p.proname::text, l.lanname::text, p.provola
        CASE WHEN p.prokind = 'a' THEN (SELECT ARRAY[a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
            a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn]::oid[]::int8[] FROM pg_aggregate a WHERE a.aggfnoid = p.oid) END
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
-WHERE p.oid >= 16384 AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1""",
+WHERE p.oid >= 16384 ORDER BY 1""",
     "signatures": _TYPES
     + """
 SELECT DISTINCT p.oid::int8, r.function::int8 FROM pg_proc p
@@ -129,6 +129,10 @@ WHERE d.refobjid >= 16384 AND (d.refclassid = 'pg_class'::regclass OR t.typrelid
 SELECT DISTINCT t.typname::text, a.attrelid::int8 FROM pg_attribute a JOIN parts ON parts.whole = a.atttypid
 JOIN pg_type t ON t.oid = parts.part
 WHERE t.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, 2""",
+    # what is refused without a word of it in builtins.py, on servers that are newer than it
+    "volatile": """
+SELECT DISTINCT proname::text FROM pg_proc
+WHERE oid < 16384 AND provolatile = 'v' AND pronamespace = 'pg_catalog'::regnamespace ORDER BY 1""",
     "on_ddl": """
 SELECT evtfoid::int8 FROM pg_event_trigger WHERE evtenabled <> 'D' AND evtevent <> 'login' ORDER BY 1""",
     "nulls": """

@@ -270,6 +270,7 @@ class Catalog:
             grouped(behind["casts"]),
             grouped(behind["typed"]),
             frozenset(oid for (oid,) in behind["on_ddl"]),
+            frozenset(name for (name,) in behind["volatile"]),
         )
 
 

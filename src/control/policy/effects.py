@@ -15,6 +15,7 @@ from typing import Any
 from pglast import parser
 
 from control.policy.analysis import is_wide
+from control.policy.builtins import built_in_class
 from control.policy.facts import Access, Facts, Node, Refusal, Unreadable
 from control.policy.reading import read_facts, read_tree
 from control.policy.routines import Body, read_block, read_body
@@ -81,7 +82,7 @@ class Reach:
         """Those that a call by this name may mean: every overload that can be seen."""
         schema, _, plain = name.rpartition(".")
         for routine in self._named.get(plain, ()):
-            if routine.schema == schema if schema else routine.schema in path:
+            if routine.schema == schema if schema else routine.schema in (*path, "pg_catalog"):
                 yield routine
 
     def body(self, routine: Routine) -> Body:
@@ -168,6 +169,8 @@ class _Gathering:
 
     def calls(self, facts: Facts, path: Path, through: bool) -> None:
         for name in facts.functions:
+            if name in self.snapshot.volatile and not built_in_class(name):
+                self.unknown(f"pg_catalog.{name}")
             for routine in self.reach.routines(name, path):
                 self.routine(routine.oid, path, through)
             for opaque in self.reach.opaque:  # where there is only a word of it, as in a description without a server

@@ -98,7 +98,7 @@ def _source(definition: str) -> str:
     """The text of a block itself."""
     ((_, node),) = json.loads(parser.parse_sql_json(definition))["stmts"][0]["stmt"].items()
     items = [item["DefElem"] for item in (*node.get("options", ()), *node.get("args", ())) if "DefElem" in item]
-    text = next((item.get("arg", {}) for item in items if item["defname"] == "as"), {})
+    text: Node = next((item.get("arg", {}) for item in items if item["defname"] == "as"), {})
     return str((text.get("List", {}).get("items") or [text])[0].get("String", {}).get("sval", ""))
 
 
@@ -124,7 +124,7 @@ def _row(row: Node, source: str) -> Iterator[str]:
         if "\n" in rest[: met.start()]:
             return
         declared = rest[met.end() :].partition(";")[0]
-        kind, assigned, value = (re.split(r"(:=|=|\bdefault\b)", declared, maxsplit=1, flags=re.IGNORECASE) + ["", ""])[:3]
+        kind, assigned, value = [*re.split(r"(:=|=|\bdefault\b)", declared, maxsplit=1, flags=re.IGNORECASE), "", ""][:3]
         if assigned:
             yield f"SELECT ({value})"
         if re.fullmatch(r'"?\s+[\w."]+(\s*\[\])*\s*', kind) and kind.strip(' \n"').lower() != "record":

@@ -112,6 +112,7 @@ class Snapshot:
     in C. ``schemas``: those there are. ``kin``: tables connected by inheritance or partitioning, by OID. ``behind``: what
     happens behind a relation. ``operators`` and ``casts``: the functions of those that are not built in, by operator and by type (of a
     domain: of its checks). ``typed``: relations with columns of a type, by its name. ``on_ddl``: functions of event triggers.
+    ``volatile``: names of PostgreSQL's own functions that may do more than compute.
     """
 
     relations: Mapping[int, Relation] = field(default_factory=dict)
@@ -128,6 +129,7 @@ class Snapshot:
     casts: Mapping[str, frozenset[int]] = field(default_factory=dict)
     typed: Mapping[str, frozenset[int]] = field(default_factory=dict)
     on_ddl: frozenset[int] = frozenset()
+    volatile: frozenset[str] = frozenset()
 
     def resolve(self, schema: str, name: str, path: tuple[str, ...]) -> Relation | None:
         """The relation that a name means under ``path``, or None."""
