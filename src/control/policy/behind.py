@@ -29,7 +29,8 @@ WITH RECURSIVE parts(whole, part) AS (
               WHERE t.typrelid >= 16384 AND a.atttypid >= 16384
     UNION ALL SELECT rngtypid, rngsubtype FROM pg_range WHERE rngsubtype >= 16384) next ON next.whole = parts.part),
 coming(type, function) AS (
-  SELECT unnest(ARRAY[castsource, casttarget]), castfunc FROM pg_cast WHERE oid >= 16384 AND castfunc >= 16384 AND castcontext <> 'e'
+  SELECT unnest(ARRAY[castsource, casttarget]), castfunc FROM pg_cast WHERE oid >= 16384 AND castfunc >= 16384
+        AND (castcontext <> 'e' OR casttarget < 16384)
   UNION SELECT unnest(ARRAY[amproclefttype, amprocrighttype]), amproc::oid FROM pg_amproc
         WHERE amproc::oid >= 16384 AND amprocfamily IN (SELECT opcfamily FROM pg_opclass WHERE opcdefault)
   UNION SELECT unnest(ARRAY[amoplefttype, amoprighttype]), o.oprcode::oid FROM pg_amop JOIN pg_operator o ON o.oid = amopopr
@@ -86,8 +87,6 @@ UNION SELECT conrelid::int8, function FROM functions JOIN pg_constraint c ON c.o
       WHERE classid = 'pg_constraint'::regclass AND conrelid <> 0
 UNION SELECT ev_class::int8, function FROM functions JOIN pg_rewrite r ON r.oid = objid WHERE classid = 'pg_rewrite'::regclass
 UNION SELECT indrelid::int8, function FROM functions JOIN pg_index i ON i.indexrelid = objid WHERE classid = 'pg_class'::regclass
-UNION SELECT i.indrelid::int8, m.amproc::oid::int8 FROM pg_index i JOIN pg_opclass o ON o.oid = ANY (i.indclass)
-      JOIN pg_amproc m ON m.amprocfamily = o.opcfamily WHERE m.amproc::oid >= 16384
 ORDER BY 1, 2""",
     # What any use of a relation may run, and what its policies read.
     "uses": _TYPES
@@ -96,6 +95,8 @@ SELECT polrelid::int8, refobjid::int8 FROM pg_depend d JOIN pg_policy p ON p.oid
 WHERE classid = 'pg_policy'::regclass AND refclassid = 'pg_proc'::regclass AND refobjid >= 16384
 UNION SELECT polrelid::int8, o.oprcode::oid::int8 FROM pg_depend d JOIN pg_policy p ON p.oid = objid JOIN pg_operator o ON o.oid = refobjid
       WHERE classid = 'pg_policy'::regclass AND refclassid = 'pg_operator'::regclass AND refobjid >= 16384
+UNION SELECT i.indrelid::int8, m.amproc::oid::int8 FROM pg_index i JOIN pg_opclass o ON o.oid = ANY (i.indclass)
+      JOIN pg_amproc m ON m.amprocfamily = o.opcfamily WHERE m.amproc::oid >= 16384
 UNION SELECT adrelid::int8, refobjid::int8 FROM pg_depend d JOIN pg_attrdef a ON a.oid = objid
       JOIN pg_attribute c ON c.attrelid = a.adrelid AND c.attnum = a.adnum AND c.attgenerated = 'v'
       WHERE classid = 'pg_attrdef'::regclass AND refclassid = 'pg_proc'::regclass AND refobjid >= 16384
@@ -142,8 +143,9 @@ WHERE attnum > 0 AND attnotnull AND NOT attisdropped AND attrelid >= 16384 AND c
     "casts": _TYPES
     + """
 SELECT t.typname::text, r.function::int8 FROM pg_type t JOIN parts ON parts.whole = t.oid JOIN runs r ON r.type = parts.part
+      WHERE t.oid >= 16384
 UNION SELECT t.typname::text, c.castfunc::int8 FROM pg_cast c JOIN pg_type t ON t.oid IN (c.castsource, c.casttarget)
-      WHERE c.oid >= 16384 AND c.castfunc <> 0 ORDER BY 1, 2""",
+      WHERE t.oid >= 16384 AND c.castfunc <> 0 ORDER BY 1, 2""",
 }
 _BEFORE = 2  # of tgtype
 Rows = Sequence[tuple[Any, ...]]

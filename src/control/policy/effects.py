@@ -231,7 +231,7 @@ class _Gathering:
             self.unknown(f"{relation.qualified}", actions is None)
             for action in actions or ():
                 self.within(action, path, True, f"rule on {relation.qualified}", frozenset())
-        if verb != "select" or relation.definition:
+        if verb in ("insert", "update", "ddl") or relation.definition:
             for oid in behind.calls:
                 self.routine(oid, path, True)
         self.keys(relation, behind, verb, wide, path, facts)
