@@ -144,6 +144,26 @@ def test_event_triggers_fire_on_definitions(place: Place) -> None:
         place.read()
 
 
+def test_locks_of_a_transaction_do_not_keep_the_catalog_from_being_read(place: Place) -> None:
+    async def read_twice() -> tuple[Snapshot, Snapshot]:
+        catalog = Catalog(psycopg.conninfo.conninfo_to_dict(place.server.dsn(dbname="reach")))
+        try:
+            before = await catalog.refresh()
+            with psycopg.connect(place.server.dsn(dbname="reach")) as busy:
+                busy.execute("ALTER TABLE open RENAME TO shut")  # on_open, a view, is of it
+                place.connection.execute("GRANT SELECT ON acl TO public; CREATE TABLE fresh (id int)")
+                after = await asyncio.wait_for(catalog.refresh(), 5)
+                busy.rollback()
+            return before, after
+        finally:
+            await catalog.rest()
+
+    before, after = asyncio.run(read_twice())
+    assert after.version != before.version
+    assert after.by_name["public", "fresh"]
+    assert after.by_name["public", "on_open"].definition == before.by_name["public", "on_open"].definition != ""
+
+
 MASKS = """
 version: 1
 labels: {pay: [public.secret.up, public.told.salary]}

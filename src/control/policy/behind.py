@@ -51,7 +51,7 @@ runs(type, function) AS (
 BEHIND = {
     "routines": """
 SELECT p.oid::int8, n.nspname::text, p.proname::text, l.lanname::text, p.provolatile::text, p.prosecdef,
-       CASE WHEN p.prokind <> 'a' AND l.lanname IN ('sql', 'plpgsql') THEN pg_get_functiondef(p.oid) ELSE '' END,
+       CASE WHEN p.prosqlbody IS NULL AND p.prokind <> 'a' AND l.lanname IN ('sql', 'plpgsql') THEN pg_get_functiondef(p.oid) ELSE '' END,
        coalesce((SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
                  WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' LIMIT 1), ''),
        (SELECT substr(s, 13) FROM unnest(p.proconfig) s WHERE s LIKE 'search\\_path=%' LIMIT 1),
@@ -70,7 +70,7 @@ SELECT t.tgrelid::int8, t.tgname::text, t.tgtype::int4, t.tgfoid::int8, p.pronam
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY 1, 2""",
     "rules": """
 SELECT ev_class::int8, CASE ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert' WHEN '4' THEN 'delete' ELSE 'select' END,
-       pg_get_ruledef(oid)
+       oid::int8
 FROM pg_rewrite WHERE rulename <> '_RETURN' AND ev_enabled <> 'D' AND oid >= 16384 ORDER BY 1, 2, 3""",
     "keys": """
 SELECT confrelid::int8, conrelid::int8, confdeltype::text, confupdtype::text,
@@ -151,7 +151,7 @@ _BEFORE = 2  # of tgtype
 Rows = Sequence[tuple[Any, ...]]
 
 
-def found_behind(inherits: Rows, rows: Mapping[str, Rows]) -> dict[int, Behind]:
+def found_behind(inherits: Rows, rows: Mapping[str, Rows], rule_texts: Mapping[int, str]) -> dict[int, Behind]:
     """By relation's OID."""
     parents, children, refers, calls, uses, looks, dependents = (defaultdict[int, set[int]](set) for _ in range(7))
     triggers = defaultdict[int, list[Trigger]](list)
@@ -166,8 +166,8 @@ def found_behind(inherits: Rows, rows: Mapping[str, Rows]) -> dict[int, Behind]:
         verbs = frozenset(verb for bit, verb in _EVENTS.items() if kind & bit)
         built_in = called if routine < _FIRST_NORMAL_OID else ""
         triggers[table].append(Trigger(name, verbs, routine, built_in, frozenset(columns or ()), bool(kind & _BEFORE)))
-    for table, verb, definition in rows["rules"]:
-        rules[table].append((verb, definition))
+    for table, verb, rule in rows["rules"]:
+        rules[table].append((verb, rule_texts.get(rule, "")))
     for table, referring, on_delete, on_update, columns in rows["keys"]:
         referred[table].append(ForeignKey(referring, on_delete, on_update, frozenset(columns or ())))
         refers[referring].add(table)
@@ -189,7 +189,7 @@ def found_behind(inherits: Rows, rows: Mapping[str, Rows]) -> dict[int, Behind]:
     }  # fmt: skip
 
 
-def found_routines(rows: Mapping[str, Rows]) -> dict[int, Routine]:
+def found_routines(rows: Mapping[str, Rows], bodies: Mapping[int, str]) -> dict[int, Routine]:
     """By OID."""
     found = dict[int, Routine]()
     coming = defaultdict[int, set[int]](set)
@@ -197,7 +197,7 @@ def found_routines(rows: Mapping[str, Rows]) -> dict[int, Routine]:
         coming[routine].add(function)
     for oid, schema, name, language, volatility, definer, text, extension, path, calls in rows["routines"]:
         called = frozenset(each for each in calls or () if each) | coming[oid]
-        found[oid] = Routine(oid, schema, name, language, volatility, definer, text or "", extension, path, called)
+        found[oid] = Routine(oid, schema, name, language, volatility, definer, bodies.get(oid) or text or "", extension, path, called)
     return found
 
 
