@@ -164,6 +164,29 @@ def test_locks_of_a_transaction_do_not_keep_the_catalog_from_being_read(place: P
     assert after.by_name["public", "on_open"].definition == before.by_name["public", "on_open"].definition != ""
 
 
+def test_a_changed_text_that_is_locked_is_not_waited_for(place: Place) -> None:
+    place.connection.execute("CREATE VIEW of_both AS SELECT open.id, acl.who FROM open JOIN acl USING (id)")
+
+    async def read_twice() -> None:
+        catalog = Catalog(psycopg.conninfo.conninfo_to_dict(place.server.dsn(dbname="reach")))
+        try:
+            await catalog.refresh()
+            with psycopg.connect(place.server.dsn(dbname="reach")) as busy:
+                busy.execute("LOCK TABLE open")
+                place.connection.execute("ALTER TABLE acl RENAME COLUMN who TO whom")
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    await asyncio.wait_for(catalog.refresh(), 5)
+                busy.rollback()
+            assert "whom" in (await catalog.refresh()).by_name["public", "of_both"].definition
+        finally:
+            await catalog.rest()
+
+    try:
+        asyncio.run(read_twice())
+    finally:
+        place.connection.execute("DROP VIEW of_both; ALTER TABLE acl RENAME COLUMN whom TO who")
+
+
 MASKS = """
 version: 1
 labels: {pay: [public.secret.up, public.told.salary]}
