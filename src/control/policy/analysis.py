@@ -5,7 +5,7 @@ Joins facts, lineage, catalog and the principal's masks. Never add here: rules, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from control.policy.catalog import Relation, Snapshot
@@ -131,10 +131,15 @@ def touches(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], temporary
     return tuple(found)
 
 
-def forbidden_use(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], masking: Masking) -> Refusal | None:
-    """What a masked principal may not do with labelled columns: decide over rows by them, or carry them elsewhere."""
+def forbidden_use(
+    facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], masking: Masking, behind: Sequence[str] = (), opaque: bool = False
+) -> Refusal | None:
+    """What a masked principal may not do with labelled columns: decide over rows by them, or carry them elsewhere.
+
+    ``behind``: the tables that it reaches; ``opaque``: some of what it calls may read anything.
+    """
     for inner in facts.inner:
-        if facts.kind not in ("fetch", "move") and (refusal := forbidden_use(inner, snapshot, paths, masking)) is not None:
+        if facts.kind not in ("fetch", "move") and (refusal := forbidden_use(inner, snapshot, paths, masking, behind, opaque)) is not None:
             return refusal
     for lineage in masking.traces(facts, snapshot, paths):
         tried = [
@@ -146,7 +151,11 @@ def forbidden_use(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], mas
             tried.append((frozenset().union(*(flow.columns for flow in lineage.outputs)), "leave by COPY", "Use SELECT; it is masked."))  # type: ignore[arg-type]
         for position, (columns, what, hint) in enumerate(tried):
             for column, mask in masking.sensitive(columns):
-                if column == UNKNOWN and (position == 0 or position == 1) and not _labels_near(lineage, snapshot, masking):
+                if (
+                    column == UNKNOWN
+                    and (position == 0 or position == 1)
+                    and not (opaque or _labels_near((*lineage.touched, *behind), snapshot, masking))
+                ):
                     continue
                 if position == 0 and mask.predicates:
                     continue
@@ -155,9 +164,9 @@ def forbidden_use(facts: Facts, snapshot: Snapshot, paths: tuple[Path, ...], mas
     return _moves_labels(facts, snapshot, paths, masking)
 
 
-def _labels_near(lineage: Lineage, snapshot: Snapshot, masking: Masking) -> bool:
+def _labels_near(tables: Iterable[str], snapshot: Snapshot, masking: Masking) -> bool:
     """Whether anything labelled is in the statement's tables, so that an unknown value may be of it."""
-    near = [snapshot.by_name.get((schema, name)) for schema, _, name in (table.partition(".") for table in lineage.touched)]
+    near = [snapshot.by_name.get((schema, name)) for schema, _, name in (table.partition(".") for table in tables)]
     return any(relation is not None and masking.labelled(relation) for relation in near)
 
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from control.policy.behind import BEHIND, found_behind, found_routines, grouped
+from control.policy.deparsed import LOCK_TIMEOUT, Deparsed
 from control.policy.schema import Relation, Snapshot
 
 __all__ = ["Catalog", "CatalogSource", "Relation", "Snapshot"]
@@ -56,7 +57,8 @@ class CatalogSource(Protocol):
 _RELATIONS = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text,
        a.numbers, a.names,
-       CASE WHEN c.relkind IN ('v', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') THEN pg_get_viewdef(c.oid) ELSE '' END
+       (SELECT r.oid::int8 FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename = '_RETURN' AND c.relkind IN ('v', 'm')
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN (SELECT attrelid, array_agg(attnum::int4 ORDER BY attnum) AS numbers, array_agg(attname::text ORDER BY attnum) AS names
            FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped GROUP BY attrelid) a ON a.attrelid = c.oid
@@ -88,6 +90,12 @@ FROM (SELECT oid::int8 AS id, xmin FROM pg_catalog.pg_class UNION ALL SELECT oid
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_policy
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_operator WHERE oid >= 16384
       UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_cast WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_type WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_opclass WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_amproc WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_amop WHERE oid >= 16384
+      UNION ALL SELECT oid::int8, xmin FROM pg_catalog.pg_event_trigger
+      UNION ALL SELECT aggfnoid::oid::int8, xmin FROM pg_catalog.pg_aggregate WHERE aggfnoid::oid >= 16384
       UNION ALL SELECT inhrelid::int8 * 31 + inhparent::int8, xmin FROM pg_catalog.pg_inherits
       UNION ALL SELECT setdatabase::int8 * 31 + setrole::int8, xmin FROM pg_catalog.pg_db_role_setting
       UNION ALL SELECT attrelid::int8 * 4096 + attnum, xmin FROM pg_catalog.pg_attribute WHERE attrelid >= 16384) parts
@@ -129,6 +137,7 @@ class Catalog:
         self._parameters = dict(parameters)
         self._snapshot: Snapshot | None = None
         self._lock = asyncio.Lock()
+        self._deparsed = Deparsed()
         self._generation = 0
         self._built_in: dict[int, tuple[str, str]] = {}
         self._typed: dict[tuple[object, ...], tuple[int, ...] | None] = {}
@@ -235,19 +244,20 @@ class Catalog:
     async def _read(self) -> Snapshot:
         async with await self._connect() as connection:
             shown = await (await connection.execute("SHOW search_path")).fetchone()
-            await connection.execute("SET search_path = ''")
+            await connection.execute(f"SET search_path = ''; SET lock_timeout = {LOCK_TIMEOUT}")
             relations = await (await connection.execute(_RELATIONS)).fetchall()
             functions = await (await connection.execute(_FUNCTIONS)).fetchall()
             schemas = await (await connection.execute("SELECT nspname::text FROM pg_namespace")).fetchall()
             inherits = await (await connection.execute("SELECT inhrelid::int8, inhparent::int8 FROM pg_inherits")).fetchall()
             behind = {name: await (await connection.execute(query)).fetchall() for name, query in BEHIND.items()}
+            texts = await self._deparsed.read(connection)
         by_oid = {
-            row[0]: Relation(row[0], row[1], row[2], row[3], dict(zip(row[4] or (), row[5] or (), strict=True)), row[6] or "")
-            for row in relations
+            oid: Relation(oid, schema, name, kind, dict(zip(numbers or (), columns or (), strict=True)), texts["views"].get(view, ""))
+            for oid, schema, name, kind, numbers, columns, view in relations
         }
         names = frozenset(f"{schema}.{name}" for schema, name, _ in functions)
         opaque = frozenset(f"{schema}.{name}" for schema, name, unknown in functions if unknown)
-        every = (sorted(relations), sorted(functions), sorted(inherits), sorted(schemas), shown, behind)
+        every = (sorted(relations), sorted(functions), sorted(inherits), sorted(schemas), shown, behind, texts)
         digest = hashlib.sha256(repr(every).encode()).digest()
         return Snapshot(
             by_oid,
@@ -258,10 +268,13 @@ class Catalog:
             str(shown[0]) if shown else '"$user", public',
             frozenset(name for (name,) in schemas),
             int.from_bytes(digest[:8], "big"),
-            found_behind(inherits, behind),
-            found_routines(behind),
+            found_behind(inherits, behind, texts["rules"]),
+            found_routines(behind, texts["bodies"]),
             grouped(behind["operators"]),
             grouped(behind["casts"]),
+            grouped(behind["typed"]),
+            frozenset(oid for (oid,) in behind["on_ddl"]),
+            frozenset(name for (name,) in behind["volatile"]),
         )
 
 

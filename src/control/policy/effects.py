@@ -7,6 +7,7 @@ unknown, never left out. Never add here: rules, sessions, or I/O.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,16 +15,18 @@ from typing import Any
 from pglast import parser
 
 from control.policy.analysis import is_wide
+from control.policy.builtins import built_in_class
 from control.policy.facts import Access, Facts, Node, Refusal, Unreadable
 from control.policy.reading import read_facts, read_tree
 from control.policy.routines import Body, read_block, read_body
-from control.policy.schema import Behind, Relation, Routine, Snapshot
+from control.policy.schema import Behind, Relation, Routine, Snapshot, Trigger
 from control.policy.weigh import Touch
 
 __all__ = ["Effects", "Reach"]
 
 Path = tuple[str, ...]
 _NOTHING = Behind()
+_ANY_COLUMN = Facts(("update",))  # an update of columns that are not known by name
 _LIVE_KEYS = frozenset("cnd")  # cascade, set null, set default
 # Extensions whose functions in C compute or tell something and do nothing else.
 _PLAIN_EXTENSIONS = frozenset(
@@ -33,6 +36,8 @@ _PLAIN_EXTENSIONS = frozenset(
         "tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp", "vector",
     }
 )  # fmt: skip
+# What a trigger function says that assigns columns without their names, or hides a name.
+_WHOLE_ROW = re.compile(r'\bnew"?\s*:?=|\binto\s+(strict\s+)?"?new"?(?!\.)|u&"|""|return\s+(?!new\b|old\b|null\b|query)')
 _SETTINGS = frozenset({"search_path", "*", "role", "session_authorization"})
 
 
@@ -77,7 +82,7 @@ class Reach:
         """Those that a call by this name may mean: every overload that can be seen."""
         schema, _, plain = name.rpartition(".")
         for routine in self._named.get(plain, ()):
-            if routine.schema == schema if schema else routine.schema in path:
+            if routine.schema == schema if schema else routine.schema in (*path, "pg_catalog"):
                 yield routine
 
     def body(self, routine: Routine) -> Body:
@@ -125,17 +130,47 @@ class _Gathering:
             block = read_block(facts.tree["DoStmt"])
             self.effects.dark = block.unknown
             self.body(block, path, False, "DO")
-        if facts.kind == "drop_schema" and facts.tree:
-            names = {item.get("String", {}).get("sval") for item in facts.tree["DropStmt"].get("objects", ())}
+        self.definitions(facts, path)
+
+    def definitions(self, facts: Facts, path: Path) -> None:
+        """What a definition takes along, and the event triggers that it fires."""
+        if "ddl" not in facts.verbs:
+            return
+        for oid in self.snapshot.on_ddl:
+            self.routine(oid, path, True)
+        node = (facts.tree or {}).get("DropStmt", {})
+        names = set(_last_names(node.get("objects", ())))
+        if facts.kind == "drop_schema":
             for relation in self.snapshot.relations.values():
                 if relation.schema in names:
                     self.touch(relation.qualified, "ddl", False, True, f"schema {relation.schema}")
+                    self.dropped(relation)
+        elif facts.kind in ("drop_type", "drop_domain") and node.get("behavior") == "DROP_CASCADE":
+            for name in names:
+                for relation in self.known(self.snapshot.typed.get(name, frozenset())):
+                    self.touch(relation.qualified, "ddl", False, True, f"type {name}")
+                    self.dropped(relation)
+        elif "'DROP_CASCADE'" in repr(facts.tree):
+            for access in facts.accesses:
+                if access.verb == "ddl" and (found := self.snapshot.resolve(access.schema, access.name, path)) is not None:
+                    self.dropped(found)
+
+    def dropped(self, relation: Relation) -> None:
+        """What goes with a relation, or loses something with it."""
+        if (key := (relation.oid, "dropped")) in self.seen:
+            return
+        self.seen.add(key)
+        for other in self.known(self.snapshot.behind.get(relation.oid, _NOTHING).dependents):
+            self.touch(other.qualified, "ddl", False, True, f"depends on {relation.qualified}")
+            self.dropped(other)
 
     def touch(self, table: str, verb: str, wide: bool, through: bool, via: str) -> None:
         self.effects.touches[Touch(table, verb, wide and verb in ("update", "delete"), through, via)] = None
 
     def calls(self, facts: Facts, path: Path, through: bool) -> None:
         for name in facts.functions:
+            if name in self.snapshot.volatile and not built_in_class(name):
+                self.unknown(f"pg_catalog.{name}")
             for routine in self.reach.routines(name, path):
                 self.routine(routine.oid, path, through)
             for opaque in self.reach.opaque:  # where there is only a word of it, as in a description without a server
@@ -152,9 +187,11 @@ class _Gathering:
                 yield from self.symbols(item, path)
         elif isinstance(node, dict):
             for key, value in node.items():
-                if key == "A_Expr" or key == "SubLink":
-                    names = value.get("name") or value.get("operName") or ()
-                    yield from self.snapshot.operators.get(names[-1].get("String", {}).get("sval", "") if names else "", ())
+                if key in ("A_Expr", "SubLink", "SortBy"):
+                    names = value.get("name") or value.get("operName") or value.get("useOp") or ()
+                    operator = names[-1].get("String", {}).get("sval", "") if names else ""
+                    for each in (">=", "<=") if "BETWEEN" in operator else (operator,):
+                        yield from self.snapshot.operators.get(each, ())
                 elif key == "TypeCast" and (names := value.get("typeName", {}).get("names")):
                     yield from self.snapshot.casts.get(names[-1].get("String", {}).get("sval", ""), ())
                 elif key in ("fields", "indirection") and isinstance(value, list) and value and (key == "indirection" or len(value) > 1):
@@ -170,6 +207,8 @@ class _Gathering:
         self.seen.add(key)
         behind = self.snapshot.behind.get(relation.oid, _NOTHING)
         own = [trigger for trigger in behind.triggers if verb in trigger.verbs]
+        if verb == "update" and any(trigger.columns for trigger in own):
+            own = [each for each in own if not each.columns or kin or self.sets(facts, each.columns, behind)]
         rules = [definition for event, definition in behind.rules if event == verb]
         if relation.definition:
             self.view(relation, verb, wide, path, facts, bool(own or rules))
@@ -178,6 +217,11 @@ class _Gathering:
                 for other in self.known(oids):
                     self.touch(other.qualified, verb, wide, True, f"{'part' if direction == 'down' else 'parent'} of {relation.qualified}")
                     self.relation(other, verb, wide, path, facts, direction)
+        for oid in behind.uses if verb != "ddl" else ():
+            self.routine(oid, path, True)
+        for other in self.known(behind.looks) if verb in ("select", "insert", "update", "delete") else ():
+            self.touch(other.qualified, "select", False, True, f"policy of {relation.qualified}")
+            self.relation(other, "select", False, path, facts)
         if kin == "up":
             return
         for trigger in own:
@@ -187,7 +231,7 @@ class _Gathering:
             self.unknown(f"{relation.qualified}", actions is None)
             for action in actions or ():
                 self.within(action, path, True, f"rule on {relation.qualified}", frozenset())
-        if verb != "select" or relation.definition:
+        if verb in ("insert", "update", "ddl") or relation.definition:
             for oid in behind.calls:
                 self.routine(oid, path, True)
         self.keys(relation, behind, verb, wide, path, facts)
@@ -203,7 +247,8 @@ class _Gathering:
             self.within(each, path, True, f"view {relation.qualified}", frozenset())
             source = (each.tree or {}).get("SelectStmt", {}).get("fromClause", [{}])[0].get("RangeVar")
             if source and not redirected:
-                self.access(Access(source.get("schemaname", ""), source["relname"], verb, wide), path, each, True, relation.qualified)
+                base = Access(source.get("schemaname", ""), source["relname"], verb, wide)
+                self.access(base, path, _ANY_COLUMN, True, relation.qualified)
 
     def keys(self, relation: Relation, behind: Behind, verb: str, wide: bool, path: Path, facts: Facts) -> None:
         """Foreign keys, in both directions."""
@@ -215,18 +260,28 @@ class _Gathering:
                 action = key.on_delete if verb == "delete" else key.on_update
                 if cascades:
                     effect = "truncate"
-                elif verb == "truncate" or action not in _LIVE_KEYS or (verb == "update" and not self.sets(facts, key.columns)):
+                elif verb == "truncate" or action not in _LIVE_KEYS or (verb == "update" and not self.sets(facts, key.columns, behind)):
                     self.effects.checked[other.qualified] = None
                     continue
                 else:
                     effect = "delete" if verb == "delete" and action == "c" else "update"
                 self.touch(other.qualified, effect, wide, True, f"foreign key to {relation.qualified}")
                 self.effects.kinds[effect] = None
-                self.relation(other, effect, wide, path, facts)
+                self.relation(other, effect, wide, path, facts if effect == "truncate" else _ANY_COLUMN)
 
-    def sets(self, facts: Facts, columns: frozenset[str]) -> bool:
-        """Whether the statement may assign one of these columns."""
-        return facts.tree is None or not columns.isdisjoint(_targets(facts.tree))
+    def sets(self, facts: Facts, columns: frozenset[str], behind: Behind) -> bool:
+        """Whether the statement may assign one of these columns. What comes by a view or key has other names for them."""
+        if facts.tree is None or behind.generated or not columns.isdisjoint(_targets(facts.tree)):
+            return True
+        return any(each.before and "update" in each.verbs and self.assigns(each, columns) for each in behind.triggers)
+
+    def assigns(self, trigger: Trigger, columns: frozenset[str]) -> bool:
+        """Whether a trigger may assign one of these columns, which the statement does not."""
+        routine = self.snapshot.routines.get(trigger.routine)
+        if routine is None or routine.language != "plpgsql":
+            return routine is not None or not trigger.built_in
+        text = routine.definition.lower()
+        return _WHOLE_ROW.search(text) is not None or any(re.search(rf"\b{re.escape(column.lower())}\b", text) for column in columns)
 
     def known(self, oids: frozenset[int] | set[int]) -> Iterator[Relation]:
         return (self.snapshot.relations[oid] for oid in oids if oid in self.snapshot.relations)
@@ -243,14 +298,15 @@ class _Gathering:
         self.seen.add((oid, path, through))
         name = routine.qualified
         self.effects.routines[name] = None
+        for each in routine.calls:
+            self.routine(each, path, through)
         if routine.definition:
             inner = path if routine.path is None else tuple(part.strip().strip('"') for part in routine.path.split(","))
             body = self.reach.body(routine)
             self.unknown(name, body.unknown)
             self.body(body, inner, through, name, routine.path is not None)
-        elif routine.calls:
-            for each in routine.calls:
-                self.routine(each, path, through)
+        elif routine.language == "internal" and routine.calls:
+            pass  # an aggregate: what it does is what these do
         elif routine.language not in ("c", "internal") or routine.extension not in _PLAIN_EXTENSIONS:
             self.unknown(name, routine.language not in ("c", "internal") or routine.volatility != "i" or routine.definer)
 
@@ -269,6 +325,7 @@ class _Gathering:
         for access in facts.accesses:
             self.access(access, path, facts, through, via, access.name in made or access.name in self.temporary)
         self.calls(facts, path, through)
+        self.definitions(facts, path)
 
     def access(self, access: Access, path: Path, facts: Facts, through: bool, via: str, made: bool = False) -> None:
         relation = self.snapshot.resolve(access.schema, access.name, path)
@@ -288,6 +345,13 @@ def _trees(facts: Facts) -> Iterator[Node]:
         yield facts.tree
     for inner in facts.inner if facts.kinds[0] not in ("fetch", "move") or facts.accesses or facts.functions else ():
         yield from _trees(inner)
+
+
+def _last_names(objects: Any) -> Iterator[str]:
+    """The unqualified names in the list of a DROP."""
+    for item in objects:
+        names = item.get("TypeName", {}).get("names") or item.get("List", {}).get("items") or [item]
+        yield names[-1].get("String", {}).get("sval", "")
 
 
 def _targets(node: Node) -> set[str]:

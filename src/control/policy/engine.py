@@ -298,8 +298,8 @@ class SessionJudge:
             if access.verb != "ddl" and access.name not in self._state.temporary
         )
         if self._stale or missing:
-            self._stale = False
             self._adopt(await self._source.refresh())
+            self._stale = False
         else:
             self._adopt(await self._source.snapshot())
 
@@ -335,6 +335,8 @@ class SessionJudge:
             before = self._snapshot.version
         except Unreadable as error:
             return unreadable(self._engine.version, error)
+        except psycopg.errors.LockNotAvailable:
+            return unreadable(self._engine.version, Unreadable("55P03", "a definition that has changed is locked: it can't be judged yet"))
         values = await self._values(statement, facts)
         verdict, touched = await self._decided(statement, facts, values)
         if verdict.effect is Effect.HOLD and await self.renew() != before:
@@ -476,7 +478,7 @@ class SessionJudge:
             prepared = decide(self._policy, self._principal, self._scope, replace(facts, executes=False), touched, opaque, around)
             ruling = replace(prepared, hold=ruling.hold)
         if ruling.effect is not Effect.DENY and self._masking:
-            refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking)
+            refusal = forbidden_use(facts, self._snapshot, state.paths, self._masking, [each.table for each in touched], bool(opaque))
             if refusal is not None:
                 why = f"mask: {refusal.message}"
                 return Ruling(Effect.DENY, "mask", (why,), f"{refusal.message}", refusal.hint, weighed=ruling.weighed), touched

@@ -7,7 +7,7 @@ Never add here: labels, masks or principals.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -347,6 +347,10 @@ class _Tracer:
 
     def columns(self, relation: Relation) -> dict[str, Flow]:
         own = {name: Flow(frozenset(((relation.schema, relation.name, name),)), True) for name in relation.columns.values()}
+        behind = self.snapshot.behind.get(relation.oid)
+        for name, sources in behind.generated.items() if behind is not None else ():
+            if name in own:  # it tells what it is computed from
+                own[name] = Flow(own[name].columns | {(relation.schema, relation.name, source) for source in sources})
         if not relation.definition:
             return own
         if self.depth >= _DEEPEST_VIEW:
@@ -438,6 +442,11 @@ class _Tracer:
             return named
         if "FuncCall" in node:
             return self.call(node["FuncCall"], scope)
+        if "A_Expr" in node and self.foreign(self.snapshot.operators, node["A_Expr"].get("name", ())):
+            return self.given(self.within(node.values(), scope))
+        if "SubLink" in node and self.foreign(self.snapshot.operators, node["SubLink"].get("operName", ())):
+            compared = self.query(node["SubLink"]["subselect"], scope)
+            return self.given(_derived(*(flow for _, flow in compared), self.value(node["SubLink"].get("testexpr"), scope)))
         if "SubLink" in node:
             link = node["SubLink"]
             outputs = self.query(link["subselect"], scope)
@@ -447,7 +456,8 @@ class _Tracer:
                 return outputs[0][1]
             return _derived(*(flow for _, flow in outputs), self.value(link.get("testexpr"), scope))
         if "TypeCast" in node and "arg" in node["TypeCast"]:
-            return _derived(self.value(node["TypeCast"]["arg"], scope))
+            cast = _derived(self.value(node["TypeCast"]["arg"], scope))
+            return self.given(cast) if self.foreign(self.snapshot.casts, node["TypeCast"]["typeName"].get("names", ())) else cast
         if "RangeSubselect" in node or "SelectStmt" in node:
             tree = node.get("RangeSubselect", {}).get("subquery") or {"SelectStmt": node["SelectStmt"]}
             return _derived(*(flow for _, flow in self.query(tree, scope)))
@@ -458,6 +468,16 @@ class _Tracer:
         flows = [flow for part in parts if isinstance(part, dict | list) and (flow := self.value(part, scope)).columns]
         return _derived(*flows) if flows else _NOTHING
 
+    def foreign(self, functions: Mapping[str, frozenset[int]], names: Sequence[Node]) -> bool:
+        """Whether an operator or type of this name calls a function that may read anything."""
+        oids = functions.get(names[-1].get("String", {}).get("sval", ""), ()) if names and functions else ()
+        return any(self.snapshot.routines[oid].language not in ("c", "internal") for oid in oids if oid in self.snapshot.routines)
+
+    def given(self, flow: Flow) -> Flow:
+        """What comes of values that are given to a function that may read anything and has effects of its own."""
+        self.result.sinks |= flow.columns
+        return _derived(flow, Flow(frozenset((UNKNOWN,))))
+
     def call(self, call: Node, scope: _Scope) -> Flow:
         parts = [each["String"]["sval"] for each in call.get("funcname", ())]
         arguments = [self.value(argument, scope) for argument in call.get("args", ())]
@@ -466,9 +486,11 @@ class _Tracer:
         if parts[-1] == "count" and len(arguments) == 1 and not rest and arguments[0].bare and not call.get("agg_distinct"):
             return _NOTHING
         users = parts[0] != "pg_catalog" and any(name.partition(".")[2] == parts[-1] for name in self.snapshot.functions)
-        if users or parts[-1].startswith(_SINKS):
+        if users:
+            return self.given(flow)
+        if parts[-1].startswith(_SINKS):
             self.result.sinks |= flow.columns
-        return _derived(flow, Flow(frozenset((UNKNOWN,)))) if users else flow
+        return flow
 
     def reference(self, fields: list[Node], scope: _Scope) -> Flow:
         if "A_Star" in fields[-1]:

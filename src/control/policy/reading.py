@@ -14,6 +14,7 @@ from typing import Any
 
 from pglast import parser
 
+from control.policy.builtins import is_closed
 from control.policy.facts import Access, Facts, Name, Names, Node, Refusal, Setting, Unreadable
 from control.policy.narrowing import Condition, narrows
 
@@ -197,7 +198,7 @@ class _Walk:
         name = ".".join(string_list(call.get("funcname", [])))
         plain = name.removeprefix("pg_catalog.")
         self.functions.add(plain)
-        if _FORBIDDEN.fullmatch(plain.rpartition(".")[2]):
+        if is_closed(plain.rpartition(".")[2]):
             what = f"function {plain} reaches files, other sessions or unjudged SQL and is not available"
             self.refusals.append(Refusal(what, "A rule may name it in when.functions.", function=plain.rpartition(".")[2].lower()))
         elif plain == "set_config":
@@ -208,15 +209,6 @@ class _Walk:
                 self.refusals.append(Refusal(f"set_config of {what} is not available", "Use a plain SET statement."))
 
 
-# Files, programs, other sessions, and functions that run SQL text which nobody has judged.
-_FORBIDDEN = re.compile(
-    r"pg_read_(binary_)?file|pg_ls_\w+|pg_stat_file|lo_\w+|loread|lowrite|dblink\w*|(query|cursor|table|schema|database)_to_xml\w*"
-    r"|crosstab\w*|connectby|ts_stat|ts_rewrite|pg_terminate_backend|pg_cancel_backend|pg_reload_conf|pg_rotate_logfile|pg_promote"
-    r"|pg_switch_wal|pg_create_\w+|pg_drop_replication_slot|pg_copy_\w+_slot|pg_logical_\w+|pg_replication_\w+|pg_file_\w+"
-    r"|pg_current_logfile|pg_backup_\w+|pg_wal_replay_\w+|pg_import_system_collations|pg_stat_get_(backend_)?activity|pg_show_all_file_settings"
-    r"|pg_hba_file_rules|pg_ident_file_mappings|pg_log_backend_memory_contexts|pg_restore_\w+_stats|pg_clear_\w+_stats|pg_stat_reset\w*"
-    r"|pg_get_wal_\w+|pg_walinspect\w*|get_raw_page|heap_page_items?\w*|bt_page_items|pg_largeobject\w*|plan_tree\w*|postgres_fdw_\w+|sql_exec\w*"
-)
 _FIXED_SETTINGS = {
     "standard_conforming_strings": frozenset({"on", "true", "yes", "1"}),
     "client_encoding": frozenset({"utf8", "utf-8", "unicode"}),

@@ -81,11 +81,54 @@ def _atomic(body: Any) -> Iterator[Node]:
 def _plpgsql(definition: str) -> Body:
     found: list[Facts] = []
     unknown = False
-    for text, dynamic in _texts(json.loads(parser.parse_plpgsql_json(definition))):
+    tree = json.loads(parser.parse_plpgsql_json(definition))
+    for text in _declared(tree, _source(definition)):
+        try:
+            found += read_facts(text.encode(), None)
+        except Unreadable:
+            unknown = True
+    for text, dynamic in _texts(tree):
         if dynamic and (text := _constant(text)) == "":
             unknown = True
         found += read_facts(text.encode(), None) if text else ()
     return Body(tuple(found), unknown)
+
+
+def _source(definition: str) -> str:
+    """The text of a block itself."""
+    ((_, node),) = json.loads(parser.parse_sql_json(definition))["stmts"][0]["stmt"].items()
+    items = [item["DefElem"] for item in (*node.get("options", ()), *node.get("args", ())) if "DefElem" in item]
+    text: Node = next((item.get("arg", {}) for item in items if item["defname"] == "as"), {})
+    return str((text.get("List", {}).get("items") or [text])[0].get("String", {}).get("sval", ""))
+
+
+def _declared(node: Any, source: str) -> Iterator[str]:
+    """What declarations run: the types of variables, and what rows begin with, which PL/pgSQL's tree does not show."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _declared(item, source)
+    elif isinstance(node, dict):
+        if (row := node.get("PLpgSQL_rec")) is not None and row.get("lineno"):
+            yield from _row(row, source)
+        name = node.get("PLpgSQL_type", {}).get("typname", "")
+        if name and "%" not in name and re.fullmatch(r"\w+", name) and name != "UNKNOWN":
+            yield f'SELECT NULL::"{name}"'
+        for value in node.values():
+            yield from _declared(value, source)
+
+
+def _row(row: Node, source: str) -> Iterator[str]:
+    lines = source.split("\n")
+    rest = "\n".join(lines[row["lineno"] - 1 :])
+    for met in re.finditer(re.escape(row["refname"]), rest, re.IGNORECASE):
+        if "\n" in rest[: met.start()]:
+            return
+        declared = rest[met.end() :].partition(";")[0]
+        kind, assigned, value = [*re.split(r"(:=|=|\bdefault\b)", declared, maxsplit=1, flags=re.IGNORECASE), "", ""][:3]
+        if assigned:
+            yield f"SELECT ({value})"
+        if re.fullmatch(r'"?\s+[\w."]+(\s*\[\])*\s*', kind) and kind.strip(' \n"').lower() != "record":
+            yield f"SELECT NULL::{kind.removeprefix(chr(34))}"
 
 
 def _texts(node: Any, dynamic: bool = False) -> Iterator[tuple[str, bool]]:

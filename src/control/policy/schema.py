@@ -32,7 +32,8 @@ class Relation:
 class Routine:
     """A function, procedure or aggregate outside pg_catalog. ``definition``: its CREATE statement, if its language is readable.
 
-    ``volatility``: i, s or v. ``extension``: whose member it is. ``path``: its own search_path. ``calls``: OIDs of an aggregate's.
+    ``volatility``: i, s or v. ``extension``: whose member it is. ``path``: its own search_path. ``calls``: OIDs of an
+    aggregate's, and of what its arguments' and result's types run.
     """
 
     oid: int
@@ -54,12 +55,17 @@ class Routine:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger that is on: its name, the verbs that fire it, the function's OID (and its name where that is built in)."""
+    """A trigger that is on: its name, the verbs that fire it, the function's OID (and its name where that is built in).
+
+    ``columns``: of ``UPDATE OF``; none: every update fires it. ``before``: it may change what is stored.
+    """
 
     name: str
     verbs: frozenset[str]
     routine: int
     built_in: str = ""
+    columns: frozenset[str] = frozenset()
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,12 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What happens behind a relation. ``calls``: functions of its defaults, checks, indexes, policies and rules, by OID."""
+    """What happens behind a relation. ``calls``: functions of its defaults, checks, indexes and rules when it is written, by OID.
+
+    ``uses``: functions that any use of it may run: those of its policies, of virtual columns, and of its columns' types (casts
+    that nobody writes, comparisons). ``looks``: relations that its policies read. ``dependents``: relations that ``DROP …
+    CASCADE`` changes or takes along. ``generated``: the columns that each generated column is computed from.
+    """
 
     parents: frozenset[int] = frozenset()
     children: frozenset[int] = frozenset()
@@ -87,6 +98,10 @@ class Behind:
     refers: frozenset[int] = frozenset()
     calls: frozenset[int] = frozenset()
     not_null: frozenset[str] = frozenset()
+    uses: frozenset[int] = frozenset()
+    looks: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
+    generated: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +110,9 @@ class Snapshot:
 
     ``functions``: names of functions outside pg_catalog; ``opaque``: those of them that are volatile or SECURITY DEFINER, not
     in C. ``schemas``: those there are. ``kin``: tables connected by inheritance or partitioning, by OID. ``behind``: what
-    happens behind a relation. ``operators`` and ``casts``: the functions of those that are not built in, by operator and by type.
+    happens behind a relation. ``operators`` and ``casts``: the functions of those that are not built in, by operator and by type (of a
+    domain: of its checks). ``typed``: relations with columns of a type, by its name. ``on_ddl``: functions of event triggers.
+    ``volatile``: names of PostgreSQL's own functions that may do more than compute.
     """
 
     relations: Mapping[int, Relation] = field(default_factory=dict)
@@ -110,6 +127,9 @@ class Snapshot:
     routines: Mapping[int, Routine] = field(default_factory=dict)
     operators: Mapping[str, frozenset[int]] = field(default_factory=dict)
     casts: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    typed: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    on_ddl: frozenset[int] = frozenset()
+    volatile: frozenset[str] = frozenset()
 
     def resolve(self, schema: str, name: str, path: tuple[str, ...]) -> Relation | None:
         """The relation that a name means under ``path``, or None."""

@@ -18,8 +18,10 @@ __all__ = ["too_deep", "unreadable", "used_up", "verdict_of"]
 
 
 def unreadable(version: str, error: Unreadable) -> Verdict:
-    """The refusal of what PostgreSQL's grammar does not read."""
+    """The refusal of what PostgreSQL's grammar does not read, or what can't be looked up."""
     hint = "Write the statement so that PostgreSQL's own grammar reads it, in UTF-8 and of moderate size and depth."
+    if error.sqlstate == "55P03":
+        hint = "Send it again when the transaction that changes definitions has ended."
     told = {"class": "unreadable"}
     return Verdict(
         Effect.DENY, (error.message,), "built-in", version,

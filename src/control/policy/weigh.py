@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from control.policy.bound import BoundValues, Undecodable
+from control.policy.builtins import built_in_class
 from control.policy.facts import Facts
 from control.policy.rules import EFFECTS, Rule, matches
 from pgwire.ports import Effect, Principal
@@ -172,13 +173,14 @@ def _listed(work: Sequence[Touch]) -> str:
 def effects_of(facts: Facts, work: Sequence[Touch], opaque: Sequence[str]) -> frozenset[str]:
     """What the statement may do, in the words of ``rules.EFFECTS``."""
     verbs, kinds = {touch.verb for touch in work}, set(facts.kinds)
+    called = {built_in_class(name) for name in facts.functions}
     found = {
         "reads": "select" in verbs,
         "writes": bool(_WRITES & verbs),
         "ddl": "ddl" in facts.verbs or "ddl" in verbs,
         "settings": bool(facts.settings),
         "transaction": "transaction" in facts.verbs,
-        "locks": "lock" in kinds or bool({"update", "delete"} & verbs),
+        "locks": "lock" in kinds or bool({"update", "delete"} & verbs) or "lock" in called,
         "notify": "notify" in kinds or any(name.rpartition(".")[2] == "pg_notify" for name in facts.functions),
         "copy_in": "copy_from" in kinds,
         "copy_out": facts.copies_out,
