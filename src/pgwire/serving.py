@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from pgwire.diagnostics import scrub
 from pgwire.errors import error_response, from_refused, syntax_error
@@ -33,12 +33,20 @@ _PROTOCOLS = {b"Q": "simple", b"P": "parse", b"E": "execute", b"F": "function"}
 _UNAUDITED = "the audit log can't be written; the statement was not sent"
 
 
+class Interrupts(Protocol):
+    """The session that this one serves."""
+
+    def interrupt(self) -> None:
+        """Cancel what runs on the server."""
+        ...
+
+
 class Serving:
     """The answers to one link. ``over`` resolves to the reason when the session is to end."""
 
     __slots__ = (
         "_approvals", "_audit", "_clock", "_holding", "_info", "_inquiries", "_mask_key", "_names", "_policy", "_remind", "_settling",
-        "_since", "_tasks", "interrupt", "last_words", "link", "over",
+        "_since", "_tasks", "last_words", "link", "over", "owner",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +75,11 @@ class Serving:
         self._settling: tuple[Statement, Verdict] | None = None
         self._names = SessionNames()
         self._clock: Clock | None = None  # made when statements have to keep a time
-        self.interrupt: Callable[[], None] = lambda: None  # cancels what runs on the server
+        self.owner: Interrupts | None = None  # who cancels what runs on the server
+
+    def _interrupt(self) -> None:
+        if self.owner is not None:
+            self.owner.interrupt()
 
     # -- called from the reactor ---------------------------------------------------------------------------------
 
@@ -132,7 +144,7 @@ class Serving:
         if self.link is not None:
             if (shortest := self._policy.shortest) is not None:
                 if self._clock is None:
-                    self._clock = Clock(self.link, lambda: self.interrupt(), self.finish)
+                    self._clock = Clock(self.link, self._interrupt, self.finish)
                 self._clock.expect(shortest)
             self.link.set_policy(self._policy.key, self._policy.scrubs, self._policy.budget, self._policy.typed)
 

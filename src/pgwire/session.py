@@ -223,6 +223,8 @@ class Session:
         parts = self._parts
         session_id = "ses_" + secrets.token_hex(10)
         key = warm_key(principal, grant, parameters)
+        if parts.warm is not None:
+            key = parts.warm.shared_key(key)
         server = await self._warm(key, grant, parameters)
         lease = server.lease if server is not None else await parts.credentials.lease(grant, session_id)
         try:
@@ -327,7 +329,7 @@ class Session:
             max_statement=parts.max_statement,
         )
         serving.link = link
-        serving.interrupt = self.interrupt
+        serving.owner = self
         self._serving = serving
         server = opened.server
         statuses = server.statuses if server.name == opened.name else with_name(server.statuses, opened.name or "")

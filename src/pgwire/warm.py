@@ -95,6 +95,7 @@ class WarmServers:
         self._by_key: dict[WarmKey, list[ServerConnection]] = {}
         self._ended: dict[str, None] = {}  # grants, the latest last
         self._texts: dict[bytes, bytes] = {}
+        self._keys: dict[WarmKey, WarmKey] = {}
         self._leaving: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -108,6 +109,12 @@ class WarmServers:
         if len(self._texts) >= _MOST_TEXTS:
             self._texts.clear()
         return self._texts.setdefault(statuses, statuses)
+
+    def shared_key(self, key: WarmKey) -> WarmKey:
+        """The same key, once for all sessions that have it."""
+        if len(self._keys) >= _MOST_TEXTS:
+            self._keys.clear()
+        return self._keys.setdefault(key, key)
 
     def take(self, key: WarmKey, name: str | None, reactor: Reactor) -> ServerConnection | None:
         """One to be used with ``name`` as its ``application_name`` when ``confirm`` has said so; None: there is none.

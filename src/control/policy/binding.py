@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pglast import parser
@@ -30,6 +31,7 @@ _HARMLESS = frozenset(
         "tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "log_min_messages",
     }
 )  # fmt: skip
+_NONE: Mapping[str, str] = MappingProxyType({})
 _OF_RELATIONS = ("relations", "by_name", "kin", "schemas", "version")
 _REMEMBERED = 8
 _rests: dict[int, str] = {}  # the digest of what is not about relations, by the snapshot's version
@@ -153,34 +155,41 @@ class SessionSettings:
 
     def __init__(self, began: Mapping[str, str]) -> None:
         """``began``: what the session began with."""
-        self._known = {name.lower(): value for name, value in began.items() if name.lower() not in _HARMLESS}
+        known = {name.lower(): value for name, value in began.items() if name.lower() not in _HARMLESS}
+        self._known: Mapping[str, str] = known or _NONE  # idle sessions keep none of their own
         self._unsettled: tuple[str, ...] = ()  # changed since the transaction began
 
     def follow(self, facts: Facts, status: str, succeeded: bool) -> None:
         """A statement has ended: what it set stands, or it is not known any more what does."""
-        for setting in facts.settings:
-            name = setting.name.lower()
-            if name in _HARMLESS:
-                continue
-            if name == "*" and setting.values is None and succeeded and status == "I":
-                self._known.clear()
-            elif name == "*" or not succeeded:
-                self._doubt(self._known if name == "*" else (name,))
-            elif setting.values is None and status == "I":
-                self._known.pop(name, None)
-            else:
-                self._known[name] = ",".join(setting.values or ("default",)) + (" local" if setting.local else "")
-            if status != "I":
-                self._unsettled = (*self._unsettled, name)
+        if facts.settings:
+            self._set(facts, status, succeeded)
         if facts.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
             local = {name for name in self._unsettled if self._known.get(name, "").endswith(" local")}
             self._doubt(local if facts.kind == "commit" and succeeded and status == "T" else self._unsettled)
             if facts.kind != "rollback_to":
                 self._unsettled = ()
 
+    def _set(self, facts: Facts, status: str, succeeded: bool) -> None:
+        known = dict(self._known)
+        for setting in facts.settings:
+            name = setting.name.lower()
+            if name in _HARMLESS:
+                continue
+            if name == "*" and setting.values is None and succeeded and status == "I":
+                known.clear()
+            elif name == "*" or not succeeded:
+                known.update(dict.fromkeys(known if name == "*" else (name,), f"not known {id(self)}"))
+            elif setting.values is None and status == "I":
+                known.pop(name, None)
+            else:
+                known[name] = ",".join(setting.values or ("default",)) + (" local" if setting.local else "")
+            if status != "I":
+                self._unsettled = (*self._unsettled, name)
+        self._known = known
+
     def _doubt(self, names: Any) -> None:
-        for name in tuple(names):
-            self._known[name] = f"not known {id(self)}"
+        if names:
+            self._known = {**self._known, **dict.fromkeys(names, f"not known {id(self)}")}
 
     def told(self) -> str:
         """All of them as one text."""
