@@ -47,6 +47,7 @@ from control.credentials.routing import Logins, LoginSource
 from control.credentials.vault import VaultLeases
 from control.grants.answers import Answers
 from control.grants.approvals import ApprovalDesk
+from control.grants.dryrun import DryRunner
 from control.grants.evidence import EvidenceGatherer
 from control.grants.ledger import GrantLedger, GrantRecord
 from control.grants.registry import SessionRegistry
@@ -58,6 +59,7 @@ from control.policy.catalog import Catalog
 from control.policy.engine import PolicyEngine
 from control.policy.inquiries import Inquiries
 from control.policy.rules import PolicyError
+from control.policy.trial import Trials
 from control.rpc.server import ApiServer
 from control.store.database import Store, StoreError
 from control.store.feed import Overrun, Subscription
@@ -101,9 +103,11 @@ class Gateway:
         self._ledger = GrantLedger(self._store, self._audit, self._engine.auto_grant)
         self._webhooks = Webhooks(self._store, self._audit, [_hook(entry) for entry in settings.approvals.webhooks])
         self._desk = ApprovalDesk(self._store, self._audit, enqueue=self._webhooks.enqueue)
+        own = {name: _catalog_login(name, entry) for name, entry in settings.databases.items()}
+        self._dry_runs = DryRunner(self._desk, self._audit, Trials(self._engine), own)
         self._evidence = EvidenceGatherer(
             self._desk,
-            {name: _catalog_login(name, entry) for name, entry in settings.databases.items()},
+            own,
             functools.partial(recent_statements, settings.audit.directory),
         )
         self._registry = SessionRegistry(self._store, self._audit, self._engine.most_sessions)
@@ -147,6 +151,7 @@ class Gateway:
             databases=frozenset(settings.databases),
             ledger=self._ledger,
             desk=self._desk,
+            dry_runs=self._dry_runs,
             registry=self._registry,
             engine=self._engine,
             reload=self.reload_policy,
@@ -185,6 +190,7 @@ class Gateway:
         """End sessions with 57P01, sign the end of the audit log, close everything."""
         await self._listener.close()
         await self._api.stop(1.0)
+        await self._dry_runs.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -5,7 +5,7 @@ Never add here: refusals to agents on the wire (those are ``pgwire.ports.Refused
 
 from __future__ import annotations
 
-__all__ = ["InvalidArgument", "NotAllowed", "NotFound", "WrongState"]
+__all__ = ["DryRunRefused", "InvalidArgument", "NotAllowed", "NotFound", "WrongState"]
 
 
 class NotFound(Exception):
@@ -14,6 +14,10 @@ class NotFound(Exception):
 
 class WrongState(Exception):
     """It exists, but is past the point where this can be done to it."""
+
+
+class DryRunRefused(Exception):
+    """The held statement is not tried: not all that it may do would end with a rollback; the message says what would not."""
 
 
 class NotAllowed(Exception):

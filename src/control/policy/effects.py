@@ -45,6 +45,7 @@ _SETTINGS = frozenset({"search_path", "*", "role", "session_authorization"})
 class Effects:
     """``touches``: tables behind the statement; those that a called body writes are like the statement's own, all others are
     ``through``. ``checked``: tables looked into for integrity alone. ``unknown``: full names of functions that may do anything.
+    ``called``: the names of all functions as they are written, in the statement and behind it.
     """
 
     touches: dict[Touch, None] = field(default_factory=dict)
@@ -53,7 +54,9 @@ class Effects:
     unknown: dict[str, None] = field(default_factory=dict)
     checked: dict[str, None] = field(default_factory=dict)
     refusals: dict[Refusal, None] = field(default_factory=dict)
+    called: dict[str, None] = field(default_factory=dict)
     dark: bool = False  # a DO block runs what its text does not show
+    defaults: bool = False  # a column is set to its DEFAULT, as far as there are functions whose bodies could
 
 
 class Reach:
@@ -71,11 +74,13 @@ class Reach:
             self._named.setdefault(routine.name, []).append(routine)
         self.opaque = snapshot.opaque - {routine.qualified for routine in snapshot.routines.values()}
 
-    def of(self, facts: Facts, paths: tuple[Path, ...], temporary: frozenset[str]) -> Effects:
-        """The effects of one statement under each search path that may hold."""
+    def of(self, facts: Facts, paths: tuple[Path, ...], temporary: frozenset[str], also: frozenset[int] = frozenset()) -> Effects:
+        """The effects of one statement under each search path that may hold, and of the routines ``also`` (OIDs)."""
         gathering = _Gathering(self, temporary)
         for path in paths:
             gathering.statement(facts, path)
+            for oid in also:
+                gathering.routine(oid, path, True)
         return gathering.effects
 
     def routines(self, name: str, path: Path) -> Iterator[Routine]:
@@ -168,6 +173,7 @@ class _Gathering:
         self.effects.touches[Touch(table, verb, wide and verb in ("update", "delete"), through, via)] = None
 
     def calls(self, facts: Facts, path: Path, through: bool) -> None:
+        self.effects.called |= dict.fromkeys(facts.functions)
         for name in facts.functions:
             if name in self.snapshot.volatile and not built_in_class(name):
                 self.unknown(f"pg_catalog.{name}")
@@ -194,6 +200,8 @@ class _Gathering:
                         yield from self.snapshot.operators.get(each, ())
                 elif key == "TypeCast" and (names := value.get("typeName", {}).get("names")):
                     yield from self.snapshot.casts.get(names[-1].get("String", {}).get("sval", ""), ())
+                elif key == "SetToDefault":
+                    self.effects.defaults = True
                 elif key in ("fields", "indirection") and isinstance(value, list) and value and (key == "indirection" or len(value) > 1):
                     last = value[-1].get("String", {}).get("sval", "")
                     yield from (routine.oid for routine in self.reach.routines(last, path) if last)

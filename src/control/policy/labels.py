@@ -14,7 +14,7 @@ from control.policy.facts import Facts, Node
 from control.policy.lineage import UNKNOWN, Column, trace
 from control.policy.rules import Policy
 
-__all__ = ["labels_of_tables", "used_labels"]
+__all__ = ["labels_of_column", "labels_of_tables", "used_labels"]
 
 _WRITES = ("InsertStmt", "UpdateStmt", "MergeStmt")
 
@@ -36,16 +36,16 @@ def used_labels(
         doubtful = doubtful or UNKNOWN in columns or not lineage.exact
         used |= columns - {UNKNOWN}
         near |= {(schema, name) for schema, _, name in (table.partition(".") for table in lineage.touched)}
-    certain = frozenset(label for column in used for label in _labels(policy, snapshot, column))
+    certain = frozenset(label for column in used for label in labels_of_column(policy, snapshot, column))
     possible: set[str] = set()
     if any(opaque):
         possible = {label for label, _ in policy.labels}
     elif doubtful:
         places = [relation for place in near if (relation := snapshot.by_name.get(place)) is not None]
         every = [(relation.schema, relation.name, name) for relation in places for name in relation.columns.values()]
-        possible = {label for column in every for label in _labels(policy, snapshot, column)}
+        possible = {label for column in every for label in labels_of_column(policy, snapshot, column)}
     for inner in facts.inner:
-        more, maybe = used_labels(policy, inner, snapshot, paths, ())
+        more, maybe = usedlabels_of_column(policy, inner, snapshot, paths, ())
         certain, possible = certain | more, possible | maybe
     return certain, frozenset(possible)
 
@@ -55,10 +55,10 @@ def labels_of_tables(policy: Policy, snapshot: Snapshot, tables: Iterable[str]) 
     places = {(schema, name) for schema, _, name in (table.partition(".") for table in tables)}
     found = [relation for place in places if (relation := snapshot.by_name.get(place)) is not None]
     columns = ((each.schema, each.name, name) for each in found for name in each.columns.values())
-    return frozenset(label for column in columns for label in _labels(policy, snapshot, column))
+    return frozenset(label for column in columns for label in labels_of_column(policy, snapshot, column))
 
 
-def _labels(policy: Policy, snapshot: Snapshot, column: Column) -> set[str]:
+def labels_of_column(policy: Policy, snapshot: Snapshot, column: Column) -> set[str]:
     """A column's labels; tables connected by inheritance or partitioning share theirs by the column's name."""
     schema, table, name = column
     places = {(schema, table)}

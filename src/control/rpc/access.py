@@ -18,7 +18,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from control.grants.errors import InvalidArgument, NotAllowed, NotFound, WrongState
+from control.grants.errors import DryRunRefused, InvalidArgument, NotAllowed, NotFound, WrongState
 from control.identity.tokens import TokenVerifier
 from pgwire.ports import Principal, Refused
 
@@ -35,6 +35,7 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/pgleash.v1.ApprovalService/Watch": _ANY,
     "/pgleash.v1.ApprovalService/Approve": frozenset({_APPROVER}),
     "/pgleash.v1.ApprovalService/Deny": frozenset({_APPROVER}),
+    "/pgleash.v1.ApprovalService/DryRun": frozenset({_APPROVER}),
     "/pgleash.v1.ApprovalService/ListShapes": _ANY,
     "/pgleash.v1.ApprovalService/RevokeShape": frozenset({_APPROVER, _OPERATOR}),
     "/pgleash.v1.GrantService/Create": frozenset({_OPERATOR}),
@@ -54,6 +55,7 @@ ROLES: Mapping[str, frozenset[str]] = {
 }
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode, str], ...] = (
     (NotFound, grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    (DryRunRefused, grpc.StatusCode.FAILED_PRECONDITION, "DRY_RUN_REFUSED"),
     (WrongState, grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
     (NotAllowed, grpc.StatusCode.PERMISSION_DENIED, "NOT_ALLOWED"),
     (InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),

@@ -1,4 +1,4 @@
-"""ApprovalService: a thin layer over the approval desk, its shapes and the evidence.
+"""ApprovalService: a thin layer over the approval desk, its shapes and dry runs.
 
 Never add here: decisions; access checks; anything that a part could do itself.
 """
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from control.grants.approvals import ApprovalDesk
+from control.grants.dryrun import DryRunner
 from control.grants.errors import InvalidArgument, WrongState
 from control.grants.records import ApprovalRecord
 from control.grants.shapes import Bound, ShapeTerms
@@ -25,8 +26,9 @@ __all__ = ["Approvals"]
 class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
     """ApprovalService."""
 
-    def __init__(self, desk: ApprovalDesk) -> None:
+    def __init__(self, desk: ApprovalDesk, dry_runs: DryRunner) -> None:
         self._desk = desk
+        self._dry_runs = dry_runs
 
     async def List(self, request: pb.ApprovalServiceListRequest, context: Any) -> pb.ApprovalServiceListResponse:
         limit, offset = messages.page(request.page_size, request.page_token)
@@ -89,6 +91,9 @@ class Approvals(approvals_pb2_grpc.ApprovalServiceServicer):
             request.name, approve=False, by=caller(), comment=request.comment, request_id=request.request_id or None
         )
         return pb.DenyResponse(approval=messages.approval(record))
+
+    async def DryRun(self, request: pb.DryRunRequest, context: Any) -> pb.DryRunResponse:
+        return messages.dry_run(await self._dry_runs.run(request.name, caller()))
 
     async def ListShapes(self, request: pb.ListShapesRequest, context: Any) -> pb.ListShapesResponse:
         limit, offset = messages.page(request.page_size, request.page_token)

@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from control.audit.query import Entry
 from control.audit.recording import Frame
+from control.grants.dryrun import DryRun
 from control.grants.errors import InvalidArgument
 from control.grants.ledger import GrantRecord
 from control.grants.records import ApprovalRecord
@@ -107,6 +108,26 @@ def approval(record: ApprovalRecord) -> approvals_pb2.Approval:
         use_expire_time=timestamp(record.use_before),
         use_time=timestamp(record.used_at),
     )
+
+
+def dry_run(made: DryRun) -> approvals_pb2.DryRunResponse:
+    """See protos."""
+    told = approvals_pb2.DryRunResponse(
+        affected_rows=made.affected,
+        sqlstate=made.sqlstate,
+        error=made.error,
+        constraint=made.constraint,
+        notes=made.notes,
+        duration=Duration(seconds=int(made.seconds), nanos=int(made.seconds % 1 * 1e9)),
+    )
+    for change in made.tables:
+        told.tables.add(table=change.table, inserted=change.inserted, updated=change.updated, deleted=change.deleted)
+    for row in made.samples:
+        sample = told.samples.add()
+        for values, field in ((row.before, sample.before), (row.after, sample.after)):
+            if values is not None:
+                field.CopyFrom(struct(values))
+    return told
 
 
 def shape(record: ShapeRecord) -> approvals_pb2.Shape:

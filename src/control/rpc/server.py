@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection as grpc_reflection
 
 from control.grants.approvals import ApprovalDesk
+from control.grants.dryrun import DryRunner
 from control.grants.ledger import GrantLedger
 from control.grants.registry import SessionRegistry
 from control.identity.tokens import TokenVerifier
@@ -66,6 +67,7 @@ class ApiServer:
         databases: frozenset[str],
         ledger: GrantLedger,
         desk: ApprovalDesk,
+        dry_runs: DryRunner,
         registry: SessionRegistry,
         engine: PolicyEngine,
         reload: Callable[[], bool],
@@ -77,7 +79,7 @@ class ApiServer:
         reflection: bool,
     ) -> None:
         self._access = Access(verifier, roles)
-        self._approvals = Approvals(desk)
+        self._approvals = Approvals(desk, dry_runs)
         self._grants = Grants(ledger, databases)
         self._sessions = Sessions(registry, audit_directory, recording_directory)
         self._auditing = Auditing(audit_directory, public_key, checkpoint, registry)

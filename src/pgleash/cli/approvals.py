@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pgleash.cli.output import ApiOption, CaOption, Output, OutputOption, TokenOption, api, clean, details, emit, show, state, time
-from pgleash.cli.screen import Screen
+from pgleash.cli.screen import Screen, tried
 from pgleash.v1 import approvals_pb2 as pb
 
 __all__ = ["app"]
@@ -144,6 +144,20 @@ def revoke(
         emit(made)
     else:
         print(f"{made.name} is {made.state} after {made.uses} of {made.most} uses")
+
+
+@app.command("dry-run")
+def dry_run(
+    name: _Name, output: OutputOption = Output.TABLE, address: ApiOption = _API, token: TokenOption = "", ca: CaOption = None
+) -> None:
+    """Execute a held write and roll it back: how many rows it affects, and some of them. Its rows are locked meanwhile."""
+    with api(address, token, ca) as gateway:
+        made = gateway.approvals.DryRun(pb.DryRunRequest(name=_full(name)), timeout=60)
+    if output is Output.JSON:
+        emit(made)
+        return
+    for line in tried(made):
+        print(clean(line))
 
 
 @app.command()

@@ -19,15 +19,16 @@ import tty
 from collections.abc import Iterator
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from pgleash.cli.output import clean, remote_problem, state
 from pgleash.client import Api
 from pgleash.v1 import approvals_pb2 as pb
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "tried"]
 
 _KEYS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[5~": "back", "\x1b[6~": "on", " ": "on", "k": "up", "j": "down", "b": "back"}
-_HELP = "j/k choose   space/b scroll   a approve   d deny   q leave"
+_HELP = "j/k choose   space/b scroll   t dry run   a approve   d deny   q leave"
 _LIST = 6  # lines for the list of what waits
 
 
@@ -41,6 +42,7 @@ class Screen:
         self._chosen = ""
         self._top = 0
         self._seen: set[str] = set()  # statements whose end has been shown
+        self._tried: dict[str, list[str]] = {}  # what dry runs have said
         self._said = ""
         self._typed = ""
         self._problem = ""
@@ -120,6 +122,15 @@ class Screen:
             self._said = "scroll to the end of the statement first (space)"
         elif key in ("a", "d"):
             self._decide(chosen.name, key == "a")
+        elif key == "t":
+            self._try(chosen.name)
+
+    def _try(self, name: str) -> None:
+        try:
+            self._tried = {name: tried(self._api.approvals.DryRun(pb.DryRunRequest(name=name), timeout=20))}
+            self._top, self._said = 0, ""
+        except grpc.RpcError as error:
+            self._said = remote_problem(error)
 
     def _decide(self, name: str, approve: bool) -> None:
         request_id = secrets.token_hex(8)
@@ -169,8 +180,35 @@ class Screen:
         evidence = [f"{name}: {value}" for name, value in _evidence(chosen).items()]
         why = [f"why: {'; '.join(chosen.reasons) or chosen.rule}", f"approvers: {', '.join(chosen.approvers)} ({chosen.needed} needed)"]
         # The statement comes last: its end on the screen means that all of it has been there.
-        every = [*why, *evidence, *values, "statement:", *texts]
+        every = [*self._tried.get(chosen.name, ()), *why, *evidence, *values, "statement:", *texts]
         return [piece for line in every for piece in (textwrap.wrap(clean(line), width, drop_whitespace=False) or [""])]
+
+
+def tried(made: pb.DryRunResponse) -> list[str]:
+    """What a dry run has said, in lines for people."""
+    if made.sqlstate:
+        on = f" ({made.constraint})" if made.constraint else ""
+        lines = [f"dry run: it failed with {made.sqlstate}: {made.error}{on}"]
+    else:
+        lines = [f"dry run: {made.affected_rows} rows affected, and rolled back"]
+    for each in made.tables:
+        lines.append(f"  {each.table}: {each.inserted} inserted, {each.updated} updated, {each.deleted} deleted")
+    for row in made.samples:
+        before, after = MessageToDict(row).get("before"), MessageToDict(row).get("after")
+        if before is not None and after is not None:
+            lines.append(f"  row: {_row({name: value for name, value in before.items() if value == after[name]})}")
+            lines += [f"    {name}: {_value(value)} -> {_value(after[name])}" for name, value in before.items() if value != after[name]]
+        else:
+            lines.append(f"  {'deleted' if after is None else 'inserted'}: {_row(before if before is not None else after or {})}")
+    return [*lines, *(f"  {note}" for note in made.notes)]
+
+
+def _row(values: dict[str, object]) -> str:
+    return ", ".join(f"{name}={_value(value)}" for name, value in values.items())
+
+
+def _value(value: object) -> str:
+    return "NULL" if value is None else str(value)
 
 
 def _evidence(approval: pb.Approval) -> dict[str, object]:

@@ -296,3 +296,49 @@ class RevokeShapeResponse(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     shape: Shape
     def __init__(self, shape: _Optional[_Union[Shape, _Mapping]] = ...) -> None: ...
+
+class DryRunRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DryRunResponse(_message.Message):
+    __slots__ = ("affected_rows", "tables", "samples", "sqlstate", "error", "constraint", "notes", "duration")
+    AFFECTED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SQLSTATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    affected_rows: int
+    tables: _containers.RepeatedCompositeFieldContainer[TableChanges]
+    samples: _containers.RepeatedCompositeFieldContainer[RowChange]
+    sqlstate: str
+    error: str
+    constraint: str
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    duration: _duration_pb2.Duration
+    def __init__(self, affected_rows: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableChanges, _Mapping]]] = ..., samples: _Optional[_Iterable[_Union[RowChange, _Mapping]]] = ..., sqlstate: _Optional[str] = ..., error: _Optional[str] = ..., constraint: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class TableChanges(_message.Message):
+    __slots__ = ("table", "inserted", "updated", "deleted")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    INSERTED_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_FIELD_NUMBER: _ClassVar[int]
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    inserted: int
+    updated: int
+    deleted: int
+    def __init__(self, table: _Optional[str] = ..., inserted: _Optional[int] = ..., updated: _Optional[int] = ..., deleted: _Optional[int] = ...) -> None: ...
+
+class RowChange(_message.Message):
+    __slots__ = ("before", "after")
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    before: _struct_pb2.Struct
+    after: _struct_pb2.Struct
+    def __init__(self, before: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., after: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...

@@ -60,6 +60,11 @@ class ApprovalServiceStub:
                 request_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
                 response_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
                 _registered_method=True)
+        self.DryRun = channel.unary_unary(
+                '/pgleash.v1.ApprovalService/DryRun',
+                request_serializer=pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.SerializeToString,
+                response_deserializer=pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.FromString,
+                _registered_method=True)
         self.ListShapes = channel.unary_unary(
                 '/pgleash.v1.ApprovalService/ListShapes',
                 request_serializer=pgleash_dot_v1_dot_approvals__pb2.ListShapesRequest.SerializeToString,
@@ -113,6 +118,14 @@ class ApprovalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DryRun(self, request, context):
+        """Executes a pending write in a transaction that is always rolled back, where its rule has dry_run. Its rows stay locked
+        meanwhile, for some seconds at most. FAILED_PRECONDITION, DRY_RUN_REFUSED, where its effects would outlive the rollback.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListShapes(self, request, context):
         """Approved shapes, newest first.
         """
@@ -154,6 +167,11 @@ def add_ApprovalServiceServicer_to_server(servicer, server):
                     servicer.Deny,
                     request_deserializer=pgleash_dot_v1_dot_approvals__pb2.DenyRequest.FromString,
                     response_serializer=pgleash_dot_v1_dot_approvals__pb2.DenyResponse.SerializeToString,
+            ),
+            'DryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DryRun,
+                    request_deserializer=pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.FromString,
+                    response_serializer=pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.SerializeToString,
             ),
             'ListShapes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListShapes,
@@ -302,6 +320,33 @@ class ApprovalService:
             '/pgleash.v1.ApprovalService/Deny',
             pgleash_dot_v1_dot_approvals__pb2.DenyRequest.SerializeToString,
             pgleash_dot_v1_dot_approvals__pb2.DenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pgleash.v1.ApprovalService/DryRun',
+            pgleash_dot_v1_dot_approvals__pb2.DryRunRequest.SerializeToString,
+            pgleash_dot_v1_dot_approvals__pb2.DryRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
