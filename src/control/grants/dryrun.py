@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import logging
 import re
 import select
@@ -50,6 +51,7 @@ SELECT schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_cat
 WHERE n_tup_ins + n_tup_upd + n_tup_del > 0 ORDER BY 1 LIMIT 100
 """
 
+_OPEN_TRANSACTION = "the session's own open transaction is not seen by it, and may hold locks that it needs"
 # Before anything of our own is asked: the session's path may lead to operators of others' making.
 _NO_PATH = "SELECT pg_catalog.set_config('search_path', '', true)"
 
@@ -160,8 +162,13 @@ class DryRunner:
             raise WrongState(f"{_MOST} dry runs go on; try again in some seconds")
         task = asyncio.create_task(self._audited(record, by))
         self._running[name] = task
-        task.add_done_callback(lambda done: (self._running.pop(name, None), done.cancelled() or done.exception()) and None)
+        task.add_done_callback(functools.partial(self._over, name))
         return await asyncio.shield(task)
+
+    def _over(self, name: str, task: asyncio.Task[DryRun]) -> None:
+        self._running.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # it has been told, or its caller has left
 
     async def _audited(self, record: ApprovalRecord, by: Principal) -> DryRun:
         self._note(record, by, {"outcome": "begun"})
@@ -196,10 +203,13 @@ class DryRunner:
             raise DryRunRefused(f"the gateway has no login of its own for {record.database}")
         loop = asyncio.get_running_loop()
         try:
-            return await self._on_connections(loop, {**login, **_PARAMETERS}, record, held)
+            made = await self._on_connections(loop, {**login, **_PARAMETERS}, record, held)
         except psycopg.Error as error:
             _log.warning("no dry run of %s: %s", record.name, " ".join(str(error).split()))
             raise DryRunRefused("the database could not be asked for it") from error
+        if record.binding.get("transaction") == "T":
+            made = replace(made, notes=(*made.notes, _OPEN_TRANSACTION))
+        return made
 
     async def _on_connections(
         self, loop: asyncio.AbstractEventLoop, login: Mapping[str, str | int], record: ApprovalRecord, held: _Held
@@ -219,15 +229,10 @@ class DryRunner:
             trial = await self._examiner.examine(record.database, held.text, held.path, fetch)
             if trial.reasons:
                 raise DryRunRefused("; ".join(trial.reasons[:20]))
-            made = await loop.run_in_executor(self._threads, _execute, trying, beside, held, trial)
+            return await loop.run_in_executor(self._threads, _execute, trying, beside, held, trial)
         finally:
             for connection in opened:
                 await loop.run_in_executor(self._threads, _end, connection)
-        if record.binding.get("transaction") == "T":
-            made = replace(
-                made, notes=(*made.notes, "the session's own open transaction is not seen by it, and may hold locks that it needs")
-            )
-        return made
 
 
 def _restored(record: ApprovalRecord) -> _Held:

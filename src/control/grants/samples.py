@@ -100,9 +100,8 @@ def _versions(
     for row in range(result.ntuples):
         told: dict[str, str | None] = {}
         for place, name in enumerate(columns):
-            value = result.get_value(row, len(key) + 2 * place)
-            size = result.get_value(row, len(key) + 2 * place + 1)
-            told[name] = _text(value, size)
+            at = len(key) + 2 * place
+            told[name] = _text(result.get_value(row, at), result.get_value(row, at + 1))
         found.append(_Found(tuple(result.get_value(row, place) for place in range(len(key))) if key else None, told))
     return found
 

@@ -45,7 +45,7 @@ def used_labels(
         every = [(relation.schema, relation.name, name) for relation in places for name in relation.columns.values()]
         possible = {label for column in every for label in labels_of_column(policy, snapshot, column)}
     for inner in facts.inner:
-        more, maybe = usedlabels_of_column(policy, inner, snapshot, paths, ())
+        more, maybe = used_labels(policy, inner, snapshot, paths, ())
         certain, possible = certain | more, possible | maybe
     return certain, frozenset(possible)
 
