@@ -18,6 +18,9 @@ from kit.wire import WireClient, query
 from pgleash.v1 import approvals_pb2 as pb
 
 _WHO = "tried-one"
+CLEAN = """
+DROP SEQUENCE IF EXISTS tried_n CASCADE; DROP FUNCTION IF EXISTS tells CASCADE; DROP FOREIGN DATA WRAPPER IF EXISTS tried_away CASCADE
+"""
 
 
 def dry_run(desk: Desk, name: str, who: str = "approval-bot", groups: tuple[str, ...] = ("dba",)) -> pb.DryRunResponse:
@@ -184,9 +187,7 @@ REFUSED = {
 def test_what_would_outlive_a_rollback_is_not_tried(desk: Desk, case: str) -> None:
     made, statement, said = REFUSED[case]
     with desk.table("tried") as owner:
-        owner.execute(
-            "DROP SEQUENCE IF EXISTS tried_n CASCADE; DROP FUNCTION IF EXISTS tells CASCADE; DROP FOREIGN DATA WRAPPER IF EXISTS tried_away CASCADE"
-        )
+        owner.execute(CLEAN)
         try:
             if made:
                 owner.execute(made)
@@ -199,9 +200,7 @@ def test_what_would_outlive_a_rollback_is_not_tried(desk: Desk, case: str) -> No
                     (made.count("bigserial") + made.count("IDENT") > 0,),
                 )
         finally:
-            owner.execute(
-                "DROP SEQUENCE IF EXISTS tried_n CASCADE; DROP FUNCTION IF EXISTS tells CASCADE; DROP FOREIGN DATA WRAPPER IF EXISTS tried_away CASCADE"
-            )
+            owner.execute(CLEAN)
 
 
 def test_a_serial_column_that_is_given_leaves_its_sequence_alone(desk: Desk) -> None:
@@ -236,7 +235,8 @@ def test_partitions_and_tables_without_a_key(desk: Desk) -> None:
             "CREATE TABLE parted (id bigserial, note text) PARTITION BY RANGE (id);"
             "CREATE TABLE parted_low PARTITION OF parted FOR VALUES FROM (0) TO (10);"
             "CREATE TABLE parted_high PARTITION OF parted FOR VALUES FROM (10) TO (20);"
-            "ALTER TABLE parted OWNER TO shop_owner; ALTER TABLE parted_low OWNER TO shop_owner; ALTER TABLE parted_high OWNER TO shop_owner;"
+            "ALTER TABLE parted OWNER TO shop_owner; ALTER TABLE parted_low OWNER TO shop_owner;"
+            "ALTER TABLE parted_high OWNER TO shop_owner;"
             "INSERT INTO parted VALUES (1, 'a'), (2, 'b'), (11, 'c')"
         )
         try:
