@@ -63,6 +63,7 @@ from control.policy.trial import Trials
 from control.rpc.server import ApiServer
 from control.store.database import Store, StoreError
 from control.store.feed import Overrun, Subscription
+from pgwire.diagnostics import scrub
 from pgwire.hot.journal import Journal, JournalDamaged, JournalLocked
 from pgwire.hot.reactor import Reactor
 from pgwire.hot.tls import TlsContext, TlsError
@@ -104,7 +105,7 @@ class Gateway:
         self._webhooks = Webhooks(self._store, self._audit, [_hook(entry) for entry in settings.approvals.webhooks])
         self._desk = ApprovalDesk(self._store, self._audit, enqueue=self._webhooks.enqueue)
         own = {name: _catalog_login(name, entry) for name, entry in settings.databases.items()}
-        self._dry_runs = DryRunner(self._desk, self._audit, Trials(self._engine), own)
+        self._dry_runs = DryRunner(self._desk, self._audit, Trials(self._engine), own, scrub)
         self._evidence = EvidenceGatherer(
             self._desk,
             own,

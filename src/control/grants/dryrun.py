@@ -26,9 +26,8 @@ from control.grants.approvals import ApprovalDesk
 from control.grants.errors import DryRunRefused, WrongState
 from control.grants.evidence import open_connection, set_standing
 from control.grants.records import ApprovalRecord
-from control.grants.samples import Row, Sampling, sampled
+from control.grants.samples import Row, Sampling, limit, sampled
 from control.grants.votes import check_may_decide
-from pgwire.diagnostics import scrub
 from pgwire.ports import Audit, Binding, Principal
 
 __all__ = ["DryRun", "DryRunner", "Examiner", "TableChange"]
@@ -101,7 +100,7 @@ class TableChange:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What came of it. ``affected`` is None when it failed: then ``sqlstate`` and ``error`` say how. ``seconds``: under locks."""
+    """What came of it. ``affected`` is None when it failed: then ``sqlstate`` and ``error`` say how. ``seconds``: how long it took."""
 
     affected: int | None = None
     tables: tuple[TableChange, ...] = ()
@@ -111,6 +110,13 @@ class DryRun:
     constraint: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+
+
+class _Failed(Exception):
+    # the statement's error: the body of an ErrorResponse
+    def __init__(self, result: pq.abc.PGresult) -> None:
+        fields = [(int(code), value) for code in pq.DiagnosticField if (value := result.error_field(code)) is not None]
+        self.body = b"".join(bytes((code,)) + value + b"\0" for code, value in fields) + b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +133,24 @@ class _Held:
 
 
 class DryRunner:
-    """Makes dry runs for approvers. ``logins`` are libpq parameters of the gateway's own login by database."""
+    """Makes dry runs for approvers. ``logins`` are libpq parameters of the gateway's own login by database.
 
-    def __init__(self, desk: ApprovalDesk, audit: Audit, examiner: Examiner, logins: Mapping[str, Mapping[str, str | int]]) -> None:
+    ``scrub`` takes the values out of an ErrorResponse: its kind (``E``) and body to a body.
+    """
+
+    def __init__(
+        self,
+        desk: ApprovalDesk,
+        audit: Audit,
+        examiner: Examiner,
+        logins: Mapping[str, Mapping[str, str | int]],
+        scrub: Callable[[bytes, bytes], bytes],
+    ) -> None:
         self._desk = desk
         self._audit = audit
         self._examiner = examiner
         self._logins = logins
+        self._scrub = scrub
         self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="dry-run")
         self._running: dict[str, asyncio.Task[DryRun]] = {}
 
@@ -202,14 +219,21 @@ class DryRunner:
         if login is None:
             raise DryRunRefused(f"the gateway has no login of its own for {record.database}")
         loop = asyncio.get_running_loop()
+        began = time.monotonic()
         try:
             made = await self._on_connections(loop, {**login, **_PARAMETERS}, record, held)
+        except _Failed as failed:
+            made = replace(self._failure(failed.body), seconds=time.monotonic() - began)
         except psycopg.Error as error:
             _log.warning("no dry run of %s: %s", record.name, " ".join(str(error).split()))
             raise DryRunRefused("the database could not be asked for it") from error
         if record.binding.get("transaction") == "T":
             made = replace(made, notes=(*made.notes, _OPEN_TRANSACTION))
         return made
+
+    def _failure(self, body: bytes) -> DryRun:
+        fields = {each[:1]: each[1:].decode("utf-8", "replace") for each in self._scrub(b"E", body).split(b"\0") if each}
+        return DryRun(sqlstate=fields.get(b"C", "XX000"), error=fields.get(b"M", ""), constraint=fields.get(b"n", ""))
 
     async def _on_connections(
         self, loop: asyncio.AbstractEventLoop, login: Mapping[str, str | int], record: ApprovalRecord, held: _Held
@@ -219,9 +243,7 @@ class DryRunner:
             opened.append(await loop.run_in_executor(self._threads, open_connection, login, False))
             opened.append(await loop.run_in_executor(self._threads, open_connection, login, True))
             trying, beside = opened
-            failed = await loop.run_in_executor(self._threads, _prepare, trying, held)
-            if failed is not None:
-                return failed
+            await loop.run_in_executor(self._threads, _prepare, trying, held)
 
             def fetch(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
                 return trying.execute(query, values).fetchall()
@@ -272,8 +294,8 @@ def _settings(told: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def _prepare(connection: Connection, held: _Held) -> DryRun | None:
-    """Become the session's role and have the statement parsed, which keeps its table as it is; not None: it failed."""
+def _prepare(connection: Connection, held: _Held) -> None:
+    """Become the session's role and have the statement parsed, which keeps its table as it is. Raises ``_Failed``."""
     set_standing(connection, held.binding)
     for name, value in held.settings:
         connection.execute("SELECT pg_catalog.set_config(%s, %s, true)", (name, value))
@@ -283,25 +305,24 @@ def _prepare(connection: Connection, held: _Held) -> DryRun | None:
         raise DryRunRefused(f"the gateway's own login may not act as {held.role}, the session's role at the server") from error
     result = connection.pgconn.prepare(_NAME, held.text, held.types or None)
     if result.status != pq.ExecStatus.COMMAND_OK:
-        return _failed(result)
+        raise _Failed(result)
     connection.execute(_NO_PATH)
-    return None
 
 
 def _execute(connection: Connection, beside: Connection, held: _Held, trial: Trial) -> DryRun:
-    """Run it, look at what it did, and roll back."""
+    """Run it, look at what it did, and roll back. Raises ``_Failed``."""
     began = time.monotonic()
     deadline = began + _LONGEST
     notes: tuple[str, ...] = ()
     set_standing(connection, held.binding)  # as it was when the statement was parsed
     result = _run(connection.pgconn, held, deadline)
     if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
-        return replace(_failed(result), seconds=time.monotonic() - began)
+        raise _Failed(result)
     affected = result.command_tuples
-    _limit(connection, deadline)
+    limit(connection, deadline)
     result = connection.pgconn.exec_(b"SET CONSTRAINTS ALL IMMEDIATE")
     if result.status != pq.ExecStatus.COMMAND_OK:
-        return replace(_failed(result), seconds=time.monotonic() - began)
+        raise _Failed(result)
     samples: tuple[Row, ...] = ()
     changes: tuple[TableChange, ...] = ()
     try:
@@ -309,15 +330,16 @@ def _execute(connection: Connection, beside: Connection, held: _Held, trial: Tri
         connection.execute("SET LOCAL ROLE NONE")
         changes = tuple(TableChange(*row) for row in connection.execute(_CHANGES).fetchall())
         if trial.table and affected:
-            for each in (connection, beside):
-                _limit(each, deadline)
-            samples = sampled(connection, beside, Sampling(trial.kind, trial.schema, trial.table, trial.columns, trial.computed))
+            wanted = Sampling(trial.kind, trial.schema, trial.table, trial.columns, trial.computed, deadline)
+            samples = sampled(connection, beside, wanted)
         elif affected:
             notes = ("no rows are shown, since it writes through a view",)
     except psycopg.errors.QueryCanceled:
         notes = ("no rows are shown: they were not found in time",)
     except psycopg.errors.InsufficientPrivilege:
         notes = ("no rows are shown: the gateway's own login may not read them",)
+    except psycopg.Error as error:
+        notes = (f"no rows are shown: looking for them failed with {error.sqlstate or 'a lost connection'}",)
     finally:
         connection.pgconn.exec_(b"ROLLBACK")
     return DryRun(affected, changes, samples, notes=notes, seconds=time.monotonic() - began)
@@ -343,21 +365,6 @@ def _run(connection: pq.abc.PGconn, held: _Held, deadline: float) -> pq.abc.PGre
     if last is None:
         raise psycopg.OperationalError("the server did not answer")
     return last
-
-
-def _limit(connection: Connection, deadline: float) -> None:
-    left = max(1, round((deadline - time.monotonic()) * 1000))
-    connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", (str(left),))
-
-
-def _failed(result: pq.abc.PGresult) -> DryRun:
-    """An error of the statement, without the values that the server may quote."""
-    body = b""
-    for code in pq.DiagnosticField:
-        if (value := result.error_field(code)) is not None:
-            body += bytes((code,)) + value + b"\0"
-    fields = {each[:1]: each[1:].decode("utf-8", "replace") for each in scrub(b"E", body + b"\0").split(b"\0") if each}
-    return DryRun(sqlstate=fields.get(b"C", "XX000"), error=fields.get(b"M", ""), constraint=fields.get(b"n", ""))
 
 
 def _end(connection: Connection) -> None:

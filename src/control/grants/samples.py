@@ -6,6 +6,7 @@ transaction as what ends them (xmax). Blocking. Never add here: anything that wr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 
-__all__ = ["Row", "Sampling", "sampled"]
+__all__ = ["Row", "Sampling", "limit", "sampled"]
 
 _MOST_ROWS = 10
 _MOST_COLUMNS = 100
@@ -40,14 +41,15 @@ class Row:
 class Sampling:
     """What to look at: the table that a statement of ``kind`` has written, its columns, each with its label or an empty text.
 
-    ``computed``: labels of what may have flowed into the values that were written.
+    ``computed``: labels of what may have flowed into the values that were written. ``deadline``: in monotonic seconds.
     """
 
     kind: str
     schema: str
     table: str
     columns: tuple[tuple[str, str], ...]
-    computed: tuple[str, ...] = ()
+    computed: tuple[str, ...]
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,18 @@ class _Found:
     values: Values
 
 
+def limit(connection: Connection, deadline: float) -> None:
+    """Let the next statement run until ``deadline`` (monotonic seconds) at most."""
+    left = max(1, round((deadline - time.monotonic()) * 1000))
+    connection.execute("SELECT pg_catalog.set_config('statement_timeout', %s, true)", (str(left),))
+
+
 def sampled(connection: Connection, beside: Connection, wanted: Sampling) -> tuple[Row, ...]:
-    """At most ten rows. ``connection`` has the open transaction, ``beside`` none that has written. Raises ``psycopg.Error``."""
+    """Ten rows or so. ``connection`` has the open transaction, ``beside`` none that has written. Raises ``psycopg.Error``."""
     for each in (connection, beside):
         each.execute("SELECT pg_catalog.set_config('search_path', '', true)")
+        # Row security's expressions would run with the gateway's own privileges: an error instead.
+        each.execute("SET LOCAL row_security = off")
     name = sql.Identifier(wanted.schema, wanted.table).as_string(connection)
     key = [str(row[0]) for row in connection.execute(_KEY, (name,)).fetchall()]
     row = connection.execute("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.xid::text").fetchone()
@@ -91,11 +101,14 @@ def _versions(
     parts = [f"t.{_quoted(name)}" for name in key]
     for name in columns:
         size = f"pg_catalog.pg_column_size(t.{_quoted(name)})"
-        parts += [f"CASE WHEN {size} <= {_LARGEST} THEN t.{_quoted(name)} END", size]
+        # As the type shows itself: a cast to text might be somebody's own function.
+        shown = f"pg_catalog.left(pg_catalog.format('%s', t.{_quoted(name)}), {_LONGEST + 1})"
+        parts += [f"CASE WHEN {size} <= {_LARGEST} THEN {shown} END", size]
     query = f"SELECT {', '.join(parts)} FROM {_quoted(wanted.schema)}.{_quoted(wanted.table)} t WHERE {condition} LIMIT {_MOST_ROWS}"
+    limit(connection, wanted.deadline)
     result = connection.pgconn.exec_params(query.encode(), list(values))
     if result.status != pq.ExecStatus.TUPLES_OK:
-        raise psycopg.errors.lookup((result.error_field(pq.DiagnosticField.SQLSTATE) or b"XX000").decode())()
+        raise psycopg.errors.error_from_result(result)
     found = []
     for row in range(result.ntuples):
         told: dict[str, str | None] = {}

@@ -73,6 +73,7 @@ UNION ALL SELECT r.ev_class::int8, 'rule', '', pg_catalog.pg_get_ruledef(r.oid)
 UNION ALL SELECT 0, 'domain', '', t.typdefault FROM pg_catalog.pg_type t WHERE t.typtype = 'd' AND t.oid >= 16384
 UNION ALL SELECT 0, 'domain', '', pg_catalog.pg_get_expr(c.conbin, 0) FROM pg_catalog.pg_constraint c
   WHERE c.contypid >= 16384 AND c.contype = 'c'
+UNION ALL SELECT 0, 'argument', '', pg_catalog.pg_get_expr(p.proargdefaults, 0) FROM pg_catalog.pg_proc p WHERE p.oid = ANY (%s::oid[])
 """
 
 
@@ -116,7 +117,10 @@ class Trials:
     async def examine(self, database: str, text: bytes, path: Path, fetch: Fetch) -> Trial:
         """All that the statement reaches. ``fetch`` asks the database, in threads. Raises ``psycopg.Error``, ``Refused``."""
         snapshot = await self._engine.catalog(database).refresh()
-        return await asyncio.to_thread(_examined, self._engine.policy, self._engine.reach(snapshot), text, path, fetch)
+        try:
+            return await asyncio.to_thread(_examined, self._engine.policy, self._engine.reach(snapshot), text, path, fetch)
+        except RecursionError:
+            return Trial(("it is nested too deeply to be looked through",))
 
 
 def _single(text: bytes) -> Facts | str:
@@ -124,6 +128,8 @@ def _single(text: bytes) -> Facts | str:
         facts = read_facts(text, None)
     except Unreadable as error:
         return error.message
+    except RecursionError:
+        return "it is nested too deeply to be looked through"
     if len(facts) != 1 or facts[0].kind not in _WRITES:
         return "only a single INSERT, UPDATE, DELETE or MERGE is tried"
     if facts[0].settings or facts[0].names or facts[0].refusals or facts[0].inner or facts[0].tree is None:
@@ -140,7 +146,8 @@ def _examined(policy: Policy, reach: Reach, text: bytes, path: Path, fetch: Fetc
     target = snapshot.resolve(node["relation"].get("schemaname", ""), node["relation"]["relname"], path)
     if target is None or any(snapshot.resolve(access.schema, access.name, path) is None for access in facts.accesses):
         return Trial(("one of its tables is not there",))
-    also = frozenset(oid for oids in snapshot.casts.values() for oid in oids)
+    # Casts and operators may come into it without a word in the text.
+    also = frozenset().union(*snapshot.casts.values(), *snapshot.operators.values())
     for _ in range(_ROUNDS):
         found = _look(reach, facts, node, target, path, also, fetch)
         more = also | _routines(reach, found)
@@ -179,7 +186,8 @@ def _look(reach: Reach, facts: Facts, node: dict[str, Any], target: Relation, pa
             found.reasons[f"{touch.table} is not a table that is there now"] = None
     found.called |= found.effects.called.keys()
     defaulted = _defaulted(snapshot, facts, node, target, found, path)
-    for oid, part, column, text in fetch(_EXPRESSIONS, (list(found.relations),)):
+    run = [routine.oid for routine in snapshot.routines.values() if routine.qualified in found.effects.routines]
+    for oid, part, column, text in fetch(_EXPRESSIONS, (list(found.relations), run)):
         if part in ("default", "identity") and (oid not in defaulted or column in defaulted[oid]):
             continue
         if oid and part != "policy" and oid not in written:
