@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +20,7 @@ from grpc_status import rpc_status
 from fixtures.holds import Desk, Running
 from kit.wire import WireClient, query
 from pgleash.v1 import approvals_pb2 as pb
+from pgleash.v1 import audit_pb2
 
 _WHO = "tried-one"
 CLEAN = """
@@ -330,14 +335,86 @@ def test_who_may_and_when(desk: Desk) -> None:
 
 
 def test_approved_while_it_runs(desk: Desk) -> None:
-    with desk.table("tried", 3000) as owner, desk.connect(subject="tried-meanwhile") as connection:
-        slow = "UPDATE tried SET note = (SELECT count(*) FROM tried a, tried b WHERE a.id + b.id > tried.id)::text WHERE id <= 2"
+    with desk.table("tried", 1500) as owner, desk.connect(subject="tried-meanwhile") as connection:
+        slow = "UPDATE tried SET note = (SELECT count(*) FROM tried a, tried b WHERE a.id + b.id > tried.id)::text WHERE id <= 6"
         running = Running(lambda: connection.execute(slow).rowcount)
         held = desk.pending("tried-meanwhile")
         dry = Running(lambda: dry_run(desk, held.name))
+        until = time.monotonic() + 5
+        active = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgleash dry run' AND query LIKE 'UPDATE%'"
+        while owner.execute(active).fetchone() == (0,) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert refusal(desk, held.name)[1] == "WRONG_STATE"
         desk.approve(held.name)
-        assert running.result(30) == 2
-        made = dry.result(30)
-        assert isinstance(made, grpc.RpcError) or made.affected_rows == 2 or made.sqlstate
-        assert owner.execute("SELECT count(*) FROM tried WHERE note NOT LIKE 'note%'").fetchone() == (2,)
-        assert json.dumps(MessageToDict(desk.get(held.name)))
+        assert running.result(30) == 6
+        assert dry.result(30).affected_rows == 6
+        assert owner.execute("SELECT count(*) FROM tried WHERE note NOT LIKE 'note%'").fetchone() == (6,)
+
+
+def test_a_merge_and_a_view(desk: Desk) -> None:
+    with desk.table("tried") as owner:
+        merge = (
+            "MERGE INTO tried t USING (VALUES (1, 'x'), (2, ''), (77, 'new')) v (id, note) ON t.id = v.id"
+            " WHEN MATCHED AND v.note = '' THEN DELETE WHEN MATCHED THEN UPDATE SET note = v.note"
+            " WHEN NOT MATCHED THEN INSERT (id, note) VALUES (v.id, v.note)"
+        )
+        made = tried(desk, lambda c: c.execute(merge))
+        assert made.affected_rows == 3
+        assert rows(made) == [
+            (None, {"id": "77", "note": "new"}),
+            ({"id": "1", "note": "note 1"}, {"id": "1", "note": "x"}),
+            ({"id": "2", "note": "note 2"}, None),
+        ]
+        owner.execute("CREATE VIEW tried_v AS SELECT * FROM tried; ALTER VIEW tried_v OWNER TO shop_owner")
+        made = tried(desk, lambda c: c.execute("DELETE FROM tried_v WHERE id < 4"))
+        assert made.affected_rows == 3 and made.tables[0].table == "public.tried" and "view" in made.notes[0]
+        assert owner.execute("SELECT count(*) FROM tried").fetchone() == (10,)
+
+
+def test_settings_of_the_session_are_its_own(desk: Desk) -> None:
+    with desk.table("tried"):
+
+        def dated(connection: psycopg.Connection[Any]) -> None:
+            connection.execute("SET TimeZone TO 'Asia/Tokyo'")
+            connection.execute("UPDATE tried SET note = extract(hour FROM timestamptz '2026-01-01 00:00+00')::text WHERE id = 1")
+
+        made = tried(desk, dated)
+        assert rows(made)[0][1]["note"] == "9"
+
+        def other(connection: psycopg.Connection[Any]) -> None:
+            connection.execute("CREATE TEMPORARY TABLE tried (id int, note text)")
+            connection.execute("DELETE FROM pg_temp.tried")
+
+        with desk.connect(subject=_WHO) as connection:
+            running = Running(lambda: other(connection))
+            held = desk.pending(_WHO)
+            assert "temporary" in refusal(desk, held.name)[2]
+            desk.deny(held.name)
+            running.result()
+
+
+def test_the_command_line_and_the_audit_log(desk: Desk) -> None:
+    with desk.table("tried"), desk.connect(subject=_WHO) as connection:
+        running = Running(lambda: connection.execute("UPDATE tried SET note = 'new' WHERE id = 1"))
+        held = desk.pending(_WHO)
+        arguments = ["approvals", "dry-run", held.name.removeprefix("approvals/"), "--api", f"localhost:{desk.stage.api_port}"]
+        environment = {**os.environ, "PGLEASH_TOKEN": desk.stage.token("bot"), "PGLEASH_CA": str(desk.stage.certificates.ca)}
+        command = [sys.executable, "-m", "pgleash.cli", *arguments]
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        assert said.splitlines() == [
+            "dry run: 1 rows affected, and rolled back",
+            "  public.tried: 0 inserted, 1 updated, 0 deleted",
+            "  row: id=1",
+            "    note: note 1 -> new",
+        ]
+        said = subprocess.run([*command, "-o", "json"], env=environment, capture_output=True, text=True, check=True).stdout
+        assert json.loads(said)["affected_rows"] == "1"
+        desk.deny(held.name)
+        running.result()
+        with desk.api("auditor") as api:
+            entries = [
+                MessageToDict(each.fields) for each in api.audit.Query(audit_pb2.QueryRequest(kinds=["approval.dry_run"], limit=1000))
+            ]
+        told = [each for each in entries if each["approval"] == held.name]
+        assert sorted(each["outcome"] for each in told) == ["begun", "begun", "rolled back", "rolled back"]
+        assert {each.get("affected_rows") for each in told} == {None, 1}
