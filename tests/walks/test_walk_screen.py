@@ -89,6 +89,28 @@ def test_one_key_decides_once_the_whole_statement_was_shown(desk: Desk) -> None:
             terminal.close()
 
 
+def test_one_key_tries_it(desk: Desk) -> None:
+    with desk.table("screened") as owner, desk.connect(subject="tried-screen") as connection:
+        terminal = Terminal(desk, "approvals", "watch")
+        try:
+            terminal.until(" waiting ")
+            running = Running(lambda: connection.execute("UPDATE screened SET note = 'new' WHERE id = 1"))
+            name = desk.pending("tried-screen").name
+            terminal.until(name)
+            for _ in range(60):
+                terminal.press("j")
+                time.sleep(0.01)
+            terminal.until(f"> {name}")
+            terminal.press("t")
+            terminal.until("note: note 1 -> new")
+            assert owner.execute("SELECT note FROM screened WHERE id = 1").fetchone() == ("note 1",)
+            desk.deny(name)
+            running.result()
+            terminal.press("q")
+        finally:
+            terminal.close()
+
+
 def test_without_a_terminal_there_are_lines(desk: Desk) -> None:
     with desk.table("screened"), desk.connect(subject="waits-lines") as connection:
         running = Running(lambda: connection.execute("DELETE FROM screened"))

@@ -28,7 +28,7 @@ from pgleash.v1 import approvals_pb2 as pb
 __all__ = ["Screen", "tried"]
 
 _KEYS = {"\x1b[A": "up", "\x1b[B": "down", "\x1b[5~": "back", "\x1b[6~": "on", " ": "on", "k": "up", "j": "down", "b": "back"}
-_HELP = "j/k choose   space/b scroll   t dry run   a approve   d deny   q leave"
+_HELP = "j/k choose  space/b scroll  t try  a approve  d deny  q leave"
 _LIST = 6  # lines for the list of what waits
 
 
