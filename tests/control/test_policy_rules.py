@@ -315,3 +315,18 @@ def test_schemas_are_read() -> None:
     assert read_schema('{"a.b": ["c"]}').by_name["a", "b"].columns == {1: "c"}
     with pytest.raises(ValueError, match="not SQL"):
         read_schema("CREATE TABEL x")
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("{name: d, effect: allow, when: {kinds: [do]}}", "deny"),
+        ("{name: d, effect: hold, approvers: [dba], when: {kinds: [do]}}", "hold"),
+        ("{name: d, effect: allow, when: {kinds: [do], functions: [DO]}}", "allow"),
+    ],
+)
+def test_a_block_that_hides_its_sql(rule: str, told: str) -> None:
+    """A kind that is allowed is no word for what the text does not show; who approves sees the text."""
+    rules = "version: 1\nrules:\n  - {name: all, effect: allow}\n  - {name: no, effect: deny, tables: [public.people]}\n  - " + rule
+    assert ask(rules, "DO $$ BEGIN EXECUTE 'DELETE FROM peo' || 'ple'; END $$").effect == told
+    assert ask(rules, "DO $$ BEGIN EXECUTE 'DELETE FROM people'; END $$").effect == "deny"

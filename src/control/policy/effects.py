@@ -134,6 +134,7 @@ class _Gathering:
         if facts.kind == "do" and facts.tree:
             block = read_block(facts.tree["DoStmt"])
             self.effects.dark = block.unknown
+            self.unknown("DO", block.unknown)
             self.body(block, path, False, "DO")
         self.definitions(facts, path)
 
