@@ -68,6 +68,7 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
             facts = _statement(item["stmt"], text[start:end], known)
         except RecursionError:
             raise Unreadable("54001", "the statement is nested too deeply to be judged") from None
+        facts = facts if names is None else _configuring(facts)
         for change in facts.names:
             known.change(change)
         found.append(facts)
@@ -149,6 +150,8 @@ class _Walk:
             elif key == "FuncCall" and isinstance(value, dict):
                 self._function(value)
                 self.walk(value, ctes, verb)
+            elif key == "TableLikeClause":
+                self.walk(value, ctes)  # what it is like is only looked at
             else:
                 self.walk(value, ctes, verb)
 
@@ -254,11 +257,23 @@ def _within(outer: str, inner: tuple[Facts, ...], **more: Any) -> Facts:
 
 def _explain(node: Node, text: bytes, names: Names) -> Facts:
     inner = _statement(node["query"], text, names)
-    options = {option["DefElem"]["defname"].lower() for option in node.get("options", ())}
+    options = {name for name, on in _switches(node).items() if on}
     if "analyze" not in options:
         reads = dict.fromkeys(replace(access, verb="select", wide=False) for access in inner.accesses)
         inner = replace(inner, kinds=("select",), accesses=tuple(reads))
     return replace(_within("explain", (inner,)), rows=True, unknown_name=inner.unknown_name)
+
+
+def _switches(node: Node) -> dict[str, bool]:
+    """The options of an EXPLAIN, and whether they are on: the last of a name counts, and what is not plainly off is on."""
+    switches: dict[str, bool] = {}
+    for option in node.get("options", ()):
+        given = option["DefElem"].get("arg", {})
+        off = (
+            given.get("Integer") == {} or given.get("Boolean") == {} or given.get("String", {}).get("sval", "").lower() in ("false", "off")
+        )
+        switches[option["DefElem"]["defname"].lower()] = not off
+    return switches
 
 
 def _prepare(node: Node, text: bytes, names: Names) -> Facts:
@@ -381,6 +396,44 @@ def _setting_refusal(name: str, values: tuple[str, ...] | None, how: str) -> Ref
     if how == "VAR_SET_CURRENT" and name == "search_path":
         return Refusal("SET search_path FROM CURRENT is not available", "Name the schemas.")
     return None
+
+
+def _configuring(facts: Facts) -> Facts:
+    """A plain SELECT of ``pg_catalog.set_config`` with constants is the SET that it stands for: PostgreSQL's own tools send it so.
+
+    For texts of a session alone, where what they set is followed.
+    """
+    select = facts.tree.get("SelectStmt", {}) if facts.tree is not None and facts.kind == "select" else {}
+    if "set_config" not in facts.functions or "targetList" not in select or not select.keys() <= {"targetList", "limitOption", "op"}:
+        return facts
+    settings = [_configured(target["ResTarget"]["val"]) for target in select["targetList"]]
+    told = tuple(setting for setting in settings if setting is not None)
+    if len(told) < len(settings):
+        return facts
+    refusals = tuple(refusal for each in told if (refusal := _setting_refusal(each.name, each.values, "VAR_SET_VALUE")) is not None)
+    return replace(facts, settings=told, refusals=refusals)
+
+
+def _configured(node: Node) -> Setting | None:
+    """What one call of set_config sets; None: it is another call, or what it sets is not plain to see."""
+    call = node.get("FuncCall", {})
+    arguments = [argument.get("A_Const", {}) for argument in call.get("args", ())]
+    if string_list(call.get("funcname", [])) != ["pg_catalog", "set_config"] or len(arguments) != 3 or len(call["args"]) != 3:
+        return None
+    name, value, local = arguments
+    if "sval" not in name or "sval" not in value or "boolval" not in local:
+        return None
+    setting, text = name["sval"].get("sval", "").lower(), value["sval"].get("sval", "")
+    if setting != "search_path":
+        return Setting(setting, (text,), bool(local["boolval"].get("boolval")))
+    if not _PATH.fullmatch(text):
+        return None
+    schemas = tuple(quoted or plain.lower() for quoted, plain in _SCHEMA.findall(text))
+    return Setting(setting, schemas, bool(local["boolval"].get("boolval")))
+
+
+_SCHEMA = re.compile(r'"([^"\x80-\uffff]{1,63})"|([A-Za-z_][A-Za-z0-9_$]{0,62})')
+_PATH = re.compile(rf"\s*(?:(?:{_SCHEMA.pattern})\s*(?:,\s*(?:{_SCHEMA.pattern})\s*)*)?", re.ASCII)
 
 
 def _constant(node: Node) -> str:
