@@ -144,7 +144,7 @@ def test_a_plain_select_of_set_config_is_the_set_that_it_stands_for() -> None:
         "SELECT {} FROM a", "SELECT {} WHERE false", "SELECT {} LIMIT 0", "SELECT {} OFFSET 1", "SELECT {} UNION SELECT 'x'",
         "WITH x AS (SELECT 1) SELECT {}", "SELECT DISTINCT {}", "SELECT coalesce({}, '')", "SELECT {}, x FROM generate_series(1, 2) x",
         "EXPLAIN ANALYZE SELECT {}", "PREPARE p AS SELECT {}", "DECLARE c CURSOR FOR SELECT {}", "COPY (SELECT {}) TO STDOUT",
-        "CREATE TEMP TABLE x AS SELECT {}", "SELECT {} INTO TEMP x", "VALUES ({})", "SELECT {}, set_config('role', 'x', false)",
+        "CREATE TEMP TABLE x AS SELECT {}", "SELECT {} INTO TEMP x", "VALUES ({})", "SELECT {}, set_config(x, 'x', false)",
     ],
 )  # fmt: skip
 def test_any_other_set_config_of_the_search_path_is_refused(sql: str) -> None:

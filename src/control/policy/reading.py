@@ -418,7 +418,8 @@ def _configured(node: Node) -> Setting | None:
     """What one call of set_config sets; None: it is another call, or what it sets is not plain to see."""
     call = node.get("FuncCall", {})
     arguments = [argument.get("A_Const", {}) for argument in call.get("args", ())]
-    if string_list(call.get("funcname", [])) != ["pg_catalog", "set_config"] or len(arguments) != 3 or len(call["args"]) != 3:
+    called = string_list(call.get("funcname", []))
+    if called[-1:] != ["set_config"] or called[:-1] not in ([], ["pg_catalog"]) or len(arguments) != 3:
         return None
     name, value, local = arguments
     if "sval" not in name or "sval" not in value or "boolval" not in local:
@@ -426,8 +427,8 @@ def _configured(node: Node) -> Setting | None:
     setting, text = name["sval"].get("sval", "").lower(), value["sval"].get("sval", "")
     if setting != "search_path":
         return Setting(setting, (text,), bool(local["boolval"].get("boolval")))
-    if not _PATH.fullmatch(text):
-        return None
+    if len(called) == 1 or not _PATH.fullmatch(text):
+        return None  # by another path another function may go by this name
     schemas = tuple(quoted or plain.lower() for quoted, plain in _SCHEMA.findall(text))
     return Setting(setting, schemas, bool(local["boolval"].get("boolval")))
 
