@@ -18,7 +18,7 @@ from control.policy.builtins import is_closed
 from control.policy.facts import Access, Facts, Name, Names, Node, Refusal, Setting, Unreadable
 from control.policy.narrowing import Condition, narrows
 
-__all__ = ["read_facts", "read_tree", "string_list"]
+__all__ = ["DEFINED_KINDS", "defined", "object_kind", "read_facts", "read_tree", "string_list"]
 
 _QUERIES = frozenset({"select", "insert", "update", "delete", "merge"})
 _HOLD = 0x20  # CURSOR_OPT_HOLD
@@ -42,6 +42,9 @@ _TRANSACTIONS = {
     "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint",
     "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
 }  # fmt: skip
+
+
+DEFINED_KINDS = frozenset({*_NODE_KINDS.values(), *_TRANSACTIONS.values()})
 
 
 def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
@@ -454,12 +457,17 @@ def _transaction(node: Node, _: bytes, __: Names) -> Facts:
     return Facts((kind,), names=(Name(kind, node.get("savepoint_name", "")),) if kind in _KEEPERS else ())
 
 
+def defined(name: str) -> str:
+    """The kind of what a node of the grammar defines or changes."""
+    return _NODE_KINDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Stmt")).lower()
+
+
 def _definition(name: str, node: Node) -> Facts:
     """Everything else: its tables are touched as ddl, contained queries as what they are."""
-    kind = _NODE_KINDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Stmt")).lower()
+    kind = defined(name)
     walk = _Walk()
     if name == "DropStmt":
-        kind = "drop_" + _object(node["removeType"])
+        kind = "drop_" + object_kind(node["removeType"])
         for schema, relation in _dropped(node):
             walk.touch({"schemaname": schema, "relname": relation}, "ddl")
     elif name in ("CommentStmt", "SecLabelStmt"):
@@ -473,7 +481,7 @@ def _definition(name: str, node: Node) -> Facts:
     elif name == "GrantStmt":
         kind = "grant" if node.get("is_grant") else "revoke"
     elif name == "DefineStmt":
-        kind = "create_" + _object(node["kind"])
+        kind = "create_" + object_kind(node["kind"])
     if name == "TruncateStmt":
         walk.walk(node, verb="truncate")
     elif name == "LockStmt":
@@ -495,7 +503,8 @@ _RELATIONS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT
 _NOT_RELATIONS = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_AGGREGATE", "OBJECT_OPERATOR", "OBJECT_TYPE", "OBJECT_DOMAIN"})
 
 
-def _object(name: str) -> str:
+def object_kind(name: str) -> str:
+    """The word for an ObjectType in the names of kinds."""
     return name.removeprefix("OBJECT_").lower().replace("matview", "materialized_view")
 
 
