@@ -344,7 +344,8 @@ a; DROP TEXT SEARCH DICTIONARY a; DROP OPERATOR CLASS a USING b; DROP OPERATOR F
 @pytest.mark.parametrize(
     "text",
     [
-        "rules: " + "[" * 3000 + "]" * 3000, "rules: &rules [*rules]", "labels: &labels {x: *labels}", "rules: &r\n  - &w {name: a, who: *w}",
+        "rules: " + "[" * 3000 + "]" * 3000, "rules: &rules [*rules]", "labels: &labels {x: *labels}",
+        "rules: &r\n  - &w {name: a, who: *w}",
         "when: 2026-99-99", "rules: [{name: a, effect: deny, when: {parameters: [{position: 1, eq: 0x" + "f" * 5000 + "}]}}]",
         "rules: [{name: a, effect: deny, when: {parameters: [{position: 1, eq: " + "9" * 5000 + "}]}}]", "? [a, b]\n: c", "<<: 5", "- a",
         "rules: !!python/object/apply:os.system ['id']", "rules: !!timestamp x", "a: &a [x]\nrules: [*b]", "rules: [{name: !!int x}]",
