@@ -35,6 +35,13 @@ def touched(facts: Facts) -> set[str]:
         ("EXPLAIN ANALYZE DELETE FROM a", {"explain", "delete"}, {"delete a"}),
         ("EXPLAIN (COSTS off, ANALYZE) DELETE FROM a", {"explain", "delete"}, {"delete a"}),
         ("EXPLAIN DELETE FROM a", {"explain", "select"}, {"select a"}),
+        ("EXPLAIN (ANALYZE off) DELETE FROM a", {"explain", "select"}, {"select a"}),
+        ("EXPLAIN (ANALYZE, VERBOSE, ANALYZE 'False') DELETE FROM a", {"explain", "select"}, {"select a"}),
+        ("EXPLAIN (ANALYZE 0) DELETE FROM a", {"explain", "select"}, {"select a"}),
+        ("EXPLAIN (ANALYZE off, ANALYZE on) DELETE FROM a", {"explain", "delete"}, {"delete a"}),
+        ("EXPLAIN (ANALYZE 1) DELETE FROM a", {"explain", "delete"}, {"delete a"}),
+        ("EXPLAIN (ANALYZE maybe) DELETE FROM a", {"explain", "delete"}, {"delete a"}),
+        ("CREATE TEMP TABLE t (LIKE a INCLUDING ALL, x int)", {"create_table"}, {"ddl t", "select a"}),
         ("DECLARE c CURSOR FOR SELECT * FROM a", {"declare", "select"}, {"select a"}),
         ("COPY a TO STDOUT", {"copy_to"}, {"select a"}),
         ("COPY a FROM STDIN", {"copy_from"}, {"insert a"}),
@@ -109,6 +116,60 @@ def test_every_statement_of_a_text_is_read() -> None:
 )  # fmt: skip
 def test_what_no_rule_can_allow(sql: str) -> None:
     assert facts_of(sql)[0].refusals
+
+
+def settings_of(sql: str) -> list[tuple[str, tuple[str, ...] | None, bool]]:
+    return [(each.name, each.values, each.local) for each in read_facts(sql.encode(), {})[0].settings]
+
+
+def test_a_plain_select_of_set_config_is_the_set_that_it_stands_for() -> None:
+    for sql, settings in (
+        ("SELECT pg_catalog.set_config('search_path', '', false)", [("search_path", (), False)]),
+        (
+            "SELECT pg_catalog.set_config('Search_Path', ' Public, \"$user\", \"A b\"', true)",
+            [("search_path", ("public", "$user", "A b"), True)],
+        ),
+        (
+            "SELECT pg_catalog.set_config('search_path', 'a', false), pg_catalog.set_config('x.y', 'b', true)",
+            [("search_path", ("a",), False), ("x.y", ("b",), True)],
+        ),
+    ):
+        assert settings_of(sql) == settings
+        assert not read_facts(sql.encode(), {})[0].refusals
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT {} FROM a", "SELECT {} WHERE false", "SELECT {} LIMIT 0", "SELECT {} OFFSET 1", "SELECT {} UNION SELECT 'x'",
+        "WITH x AS (SELECT 1) SELECT {}", "SELECT DISTINCT {}", "SELECT coalesce({}, '')", "SELECT {}, x FROM generate_series(1, 2) x",
+        "EXPLAIN ANALYZE SELECT {}", "PREPARE p AS SELECT {}", "DECLARE c CURSOR FOR SELECT {}", "COPY (SELECT {}) TO STDOUT",
+        "CREATE TEMP TABLE x AS SELECT {}", "SELECT {} INTO TEMP x", "VALUES ({})", "SELECT {}, set_config(x, 'x', false)",
+    ],
+)  # fmt: skip
+def test_any_other_set_config_of_the_search_path_is_refused(sql: str) -> None:
+    call = "pg_catalog.set_config('search_path', 'b', false)"
+    assert read_facts(sql.format(call).encode(), {})[0].refusals
+    assert not settings_of(sql.format(call))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "set_config('search_path', 'b', false)", "pg_catalog.set_config('search_path', $1, false)",
+        "pg_catalog.set_config('search_path', NULL, false)", "pg_catalog.set_config('search_path', 'a b', false)",
+        "pg_catalog.set_config('search_path', 'a,', false)", "pg_catalog.set_config('search_path', 'é', false)",
+        "pg_catalog.set_config('role', 'x', false)", "pg_catalog.set_config('standard_conforming_strings', 'off', false)",
+        "pg_catalog.set_config('client_encoding', 'SJIS', false)", "pg_catalog.set_config('search_path', 'b', 1 = 1)",
+        "pg_catalog.set_config(is_local => false, setting_name => 'search_path', new_value => 'b')",
+    ],
+)  # fmt: skip
+def test_what_set_config_may_not_set_or_does_not_show_is_refused(call: str) -> None:
+    assert read_facts(f"SELECT {call}".encode(), {})[0].refusals
+
+
+def test_bodies_and_views_get_no_word_of_set_config() -> None:
+    assert read_facts(b"SELECT pg_catalog.set_config('search_path', 'b', false)", None)[0].refusals
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +17,10 @@ from control.policy.bound import BoundValues, Undecodable
 from control.policy.document import read_policy
 from control.policy.engine import PolicyEngine, SessionJudge
 from control.policy.explaining import Explanation
+from control.policy.facts import Unreadable
+from control.policy.kinds import KINDS
 from control.policy.offline import Offline, read_schema
+from control.policy.reading import read_facts
 from control.policy.rules import Bound, PolicyError, Window
 from pgwire.ports import Effect, Principal, Scope, Statement
 
@@ -298,6 +303,74 @@ def test_mistakes_are_told_with_their_line(rule: str, problem: str) -> None:
     with pytest.raises(PolicyError, match=problem) as caught:
         read_policy(rules(rule), "p.yaml")
     assert str(caught.value).startswith("p.yaml:5:")
+
+
+OF_EVERY_KIND = """
+INSERT INTO a VALUES (1); UPDATE a SET b = 1; DELETE FROM a; MERGE INTO a USING b ON true WHEN MATCHED THEN DELETE; TRUNCATE a; LOCK a;
+COPY a TO STDOUT; COPY a FROM STDIN; EXPLAIN SELECT 1; PREPARE x AS SELECT 1; EXECUTE x; DEALLOCATE x; DECLARE c CURSOR FOR SELECT 1;
+FETCH c; MOVE c; CLOSE c; SELECT 1 INTO x; CALL f(); DO 'x'; SET a.b = 1; RESET a.b; RESET ALL; SHOW a.b; DISCARD ALL; LISTEN a; NOTIFY a;
+UNLISTEN a; BEGIN; START TRANSACTION; COMMIT; ROLLBACK; SAVEPOINT a; RELEASE a; ROLLBACK TO a; PREPARE TRANSACTION 'x'; COMMIT PREPARED
+'x'; ROLLBACK PREPARED 'x'; SET TRANSACTION READ ONLY; SET CONSTRAINTS ALL DEFERRED; CHECKPOINT; LOAD 'x'; VACUUM; ANALYZE; CLUSTER;
+REINDEX TABLE a; COMMENT ON TABLE a IS 'x'; SECURITY LABEL ON TABLE a IS 'x'; GRANT SELECT ON a TO b; REVOKE SELECT ON a FROM b; GRANT a
+TO b; REVOKE a FROM b; REASSIGN OWNED BY a TO b; DROP OWNED BY a; ALTER TABLE a ADD b int; ALTER TABLE a RENAME TO b; ALTER TABLE a SET
+SCHEMA b; ALTER TABLE a OWNER TO b; ALTER SEQUENCE a RESTART; ALTER TYPE a ADD VALUE 'b'; ALTER DOMAIN a SET NOT NULL; ALTER FUNCTION a()
+STABLE; ALTER ROLE a LOGIN; ALTER ROLE a SET b = 1; ALTER DATABASE a SET b = 1; ALTER DATABASE a WITH CONNECTION LIMIT 1; ALTER SYSTEM SET
+a = 1; ALTER EXTENSION a UPDATE; ALTER EXTENSION a ADD TABLE b; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO a; ALTER POLICY a ON b
+USING (true); ALTER PUBLICATION a ADD TABLE b; ALTER SUBSCRIPTION a DISABLE; ALTER EVENT TRIGGER a DISABLE; ALTER STATISTICS a SET
+STATISTICS 1; ALTER SERVER a OPTIONS (b 'c'); ALTER FOREIGN DATA WRAPPER a OPTIONS (b 'c'); ALTER USER MAPPING FOR a SERVER b OPTIONS (c
+'d'); ALTER OPERATOR + (int, int) SET (RESTRICT = NONE); ALTER TABLESPACE a SET (b = 1); ALTER TEXT SEARCH CONFIGURATION a DROP MAPPING
+FOR b; ALTER TEXT SEARCH DICTIONARY a (b = c); ALTER COLLATION a REFRESH VERSION; ALTER TABLE ALL IN TABLESPACE a SET TABLESPACE b; ALTER
+INDEX a DEPENDS ON EXTENSION b; ALTER TYPE a SET (RECEIVE = b); CREATE TABLE a (b int); CREATE TABLE a AS SELECT 1; CREATE VIEW a AS
+SELECT 1; CREATE MATERIALIZED VIEW a AS SELECT 1; REFRESH MATERIALIZED VIEW a; CREATE INDEX ON a (b); CREATE SEQUENCE a; CREATE SCHEMA a;
+CREATE TYPE a AS (b int); CREATE TYPE a; CREATE TYPE a AS ENUM ('b'); CREATE TYPE a AS RANGE (subtype = int); CREATE DOMAIN a AS int;
+CREATE STATISTICS a ON b, c FROM d; CREATE FUNCTION a() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE PROCEDURE a() LANGUAGE sql AS
+'SELECT 1'; CREATE EXTENSION a; CREATE AGGREGATE a (int) (sfunc = b, stype = int); CREATE OPERATOR === (function = a); CREATE CAST (a AS
+b) WITHOUT FUNCTION; CREATE ROLE a; CREATE USER a; CREATE DATABASE a; CREATE TABLESPACE a LOCATION 'b'; CREATE COLLATION a FROM "C";
+CREATE LANGUAGE a; CREATE CONVERSION a FOR 'b' TO 'c' FROM d; CREATE RULE a AS ON INSERT TO b DO NOTHING; CREATE POLICY a ON b; CREATE
+SERVER a FOREIGN DATA WRAPPER b; CREATE TRIGGER a BEFORE INSERT ON b EXECUTE FUNCTION c(); CREATE EVENT TRIGGER a ON b EXECUTE FUNCTION
+c(); CREATE PUBLICATION a; CREATE SUBSCRIPTION a CONNECTION 'b' PUBLICATION c; CREATE FOREIGN TABLE a (b int) SERVER c; CREATE FOREIGN
+DATA WRAPPER a; CREATE USER MAPPING FOR a SERVER b; CREATE TRANSFORM FOR a LANGUAGE b (FROM SQL WITH FUNCTION c(internal)); CREATE ACCESS
+METHOD a TYPE INDEX HANDLER b; CREATE TEXT SEARCH CONFIGURATION a (COPY = b); CREATE TEXT SEARCH DICTIONARY a (TEMPLATE = b); CREATE
+OPERATOR CLASS a FOR TYPE b USING c AS STORAGE d; CREATE OPERATOR FAMILY a USING b; IMPORT FOREIGN SCHEMA a FROM SERVER b INTO c; DROP
+TABLE a; DROP VIEW a; DROP MATERIALIZED VIEW a; DROP INDEX a; DROP SEQUENCE a; DROP SCHEMA a; DROP TYPE a; DROP DOMAIN a; DROP STATISTICS
+a; DROP FUNCTION a; DROP PROCEDURE a; DROP ROUTINE a; DROP EXTENSION a; DROP AGGREGATE a (int); DROP OPERATOR === (int, int); DROP CAST (a
+AS b); DROP ROLE a; DROP DATABASE a; DROP TABLESPACE a; DROP COLLATION a; DROP LANGUAGE a; DROP CONVERSION a; DROP RULE a ON b; DROP
+POLICY a ON b; DROP TRIGGER a ON b; DROP EVENT TRIGGER a; DROP PUBLICATION a; DROP SUBSCRIPTION a; DROP FOREIGN TABLE a; DROP FOREIGN DATA
+WRAPPER a; DROP SERVER a; DROP USER MAPPING FOR a SERVER b; DROP ACCESS METHOD a; DROP TRANSFORM FOR a LANGUAGE b; DROP TEXT SEARCH PARSER
+a; DROP TEXT SEARCH DICTIONARY a; DROP OPERATOR CLASS a USING b; DROP OPERATOR FAMILY a USING b
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rules: " + "[" * 3000 + "]" * 3000, "rules: &rules [*rules]", "labels: &labels {x: *labels}",
+        "rules: &r\n  - &w {name: a, who: *w}",
+        "when: 2026-99-99", "rules: [{name: a, effect: deny, when: {parameters: [{position: 1, eq: 0x" + "f" * 5000 + "}]}}]",
+        "rules: [{name: a, effect: deny, when: {parameters: [{position: 1, eq: " + "9" * 5000 + "}]}}]", "? [a, b]\n: c", "<<: 5", "- a",
+        "rules: !!python/object/apply:os.system ['id']", "rules: !!timestamp x", "a: &a [x]\nrules: [*b]", "rules: [{name: !!int x}]",
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_is_a_mistake_of_the_document(text: str) -> None:
+    with pytest.raises(PolicyError):
+        read_policy(f"version: 1\n{text}\n", "p.yaml")
+
+
+@pytest.mark.parametrize("kind", ["updat", "copy", "create_tabel", "drop", "variable_set", "SELECT", "x_*"])
+def test_a_kind_that_there_is_not_is_a_mistake(kind: str) -> None:
+    with pytest.raises(PolicyError, match=r"p\.yaml:2: there is no kind of statement"):
+        read_policy(f"version: 1\nrules: [{{name: a, effect: deny, when: {{kinds: [select, {kind}]}}}}]\n", "p.yaml")
+
+
+def test_every_kind_that_a_statement_can_have_may_be_named() -> None:
+    corpus = (Path(__file__).parents[1] / "recorded").glob("*.jsonl")
+    statements = [json.loads(line)["sql"] for file in corpus for line in file.read_text().splitlines()]
+    found = set[str]()
+    for sql in [*statements, *OF_EVERY_KIND.split(";")]:
+        with suppress(Unreadable):
+            found |= {kind for facts in read_facts(sql.encode(), {}) for kind in facts.kinds}
+    assert len(found) > 100
+    assert found <= KINDS, found - KINDS
 
 
 def test_windows_that_run_over_midnight() -> None:

@@ -66,7 +66,7 @@ limits:
   - {who: {groups: [g]}, database: [shop], sessions: 3, statements_per_minute: 60}
 """
 # What a schema can't say: names that occur twice or nowhere, names of time zones, a window of no length.
-BEYOND = re.compile(r"there is no label|is used more than once|zone must be|zone must be a name|hours must be two times")
+BEYOND = re.compile(r"there is no label|there is no kind|is used more than once|zone must be|zone must be a name|hours must be two times")
 WRONG: list[Any] = [None, True, 0, -1, 1.5, "", "x", "a.b", [], [""], [1], {}, {"x": 1}, 10**20]
 
 

@@ -171,6 +171,38 @@ def test_a_deferred_statement_means_what_it_meant(desk: Desk) -> None:
         assert void.state == pb.APPROVAL_STATE_VOIDED and "catalog" in void.comment
 
 
+@pytest.mark.parametrize(
+    ("call", "values", "same"),
+    [
+        ("SELECT set_config('app.tenant', '7', false)", None, False),
+        ("SELECT set_config('app.tenant', %s, false)", ("7",), False),
+        ("SELECT 1 FROM later WHERE set_config('app.tenant', '7', false) = '7'", None, False),
+        ("EXPLAIN ANALYZE SELECT set_config('app.tenant', '7', false)", None, False),
+        ("COPY (SELECT set_config('app.tenant', '7', false)) TO STDOUT", None, False),
+        ("SELECT set_config('application_name', %s, false)", ("x",), True),
+        ("SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new", None, True),
+    ],
+)
+def test_a_setting_changed_by_a_call_is_a_changed_setting(desk: Desk, call: str, values: Any, same: bool) -> None:
+    with desk.table("later"):
+        with desk.connect(subject="later-calls") as connection:
+            told = deferred(connection, "DELETE FROM later WHERE note > 'x'")
+        desk.approve(told["approval"])
+        with desk.connect(subject="later-calls") as connection:
+            for _ in range(3):  # however often it was seen
+                if call.startswith("COPY"):
+                    with connection.cursor().copy(call) as copy:
+                        list(copy)
+                else:
+                    connection.execute(call, values)
+            if same:
+                assert connection.execute("DELETE FROM later WHERE note > 'x'").rowcount == 0
+            else:
+                other = deferred(connection, "DELETE FROM later WHERE note > 'x'")["approval"]
+                assert other != told["approval"]
+                desk.deny(other)
+
+
 def test_comments_and_blanks_do_not_make_another_statement(desk: Desk) -> None:
     with desk.table("later"), desk.connect(subject="later-blank") as connection:
         told = deferred(connection, "DELETE FROM later WHERE id = 2")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from pglast import parser
 from control.policy.catalog import CatalogSource, Snapshot
 from control.policy.decide import Touch
 from control.policy.facts import Facts
+from control.policy.standing import configured
 from pgwire.ports import Binding
 
 __all__ = ["SessionSettings", "bound"]
@@ -148,6 +149,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _may_configure(facts: Facts) -> Iterator[str]:
+    """The names of the settings that calls of set_config may change; an empty one: it can't be told."""
+    yield from (name for name, _ in configured(facts.tree))
+    if facts.tree is None:
+        yield ""
+
+
 class SessionSettings:
     """The settings that a session has changed and that can change what a statement does. What is not sure matches nothing."""
 
@@ -163,6 +171,8 @@ class SessionSettings:
         """A statement has ended: what it set stands, or it is not known any more what does."""
         if facts.settings:
             self._set(facts, status, succeeded)
+        elif "set_config" in facts.functions:
+            self._doubt({name or "set_config" for name in _may_configure(facts)} - _HARMLESS)
         if facts.kind in ("commit", "rollback", "rollback_to", "prepare_transaction"):
             local = {name for name in self._unsettled if self._known.get(name, "").endswith(" local")}
             self._doubt(local if facts.kind == "commit" and succeeded and status == "T" else self._unsettled)

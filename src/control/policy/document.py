@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Container, Set
 from datetime import time
 from decimal import Decimal
+from difflib import get_close_matches
 from io import StringIO
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from control.policy.kinds import KINDS
 from control.policy.rules import (
     ACTIONS,
     DAYS,
@@ -71,14 +73,17 @@ def _clock(text: str) -> time:
 
 
 def read_policy(text: str, source: str = "policy") -> Policy:
-    """The policy in ``text``. Raises ``PolicyError`` with every problem found."""
+    """The policy in ``text``. Raises ``PolicyError`` with every problem found, and nothing else, whatever the text is."""
+    reader = _Reader(source)
     try:
-        document = YAML(typ="rt").load(StringIO(text))
+        policy = reader.policy(YAML(typ="rt").load(StringIO(text)), hashlib.sha256(text.encode()).hexdigest()[:12])
     except YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         raise PolicyError(f"{source}:{mark.line + 1 if mark else 1}: {problem or 'not YAML'}") from None
-    reader = _Reader(source)
-    policy = reader.policy(document, hashlib.sha256(text.encode()).hexdigest()[:12])
+    except RecursionError:
+        raise PolicyError(f"{source}:1: it is nested too deeply") from None
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # of a value, like a day that there is not
+        raise PolicyError(f"{source}:1: a value in it can't be read: {error}") from None
     if reader.problems:
         raise PolicyError("\n".join(sorted(reader.problems, key=_line)))
     return policy
@@ -251,8 +256,14 @@ class _Reader:
         for pattern in wanted:
             if not any(matches((pattern,), str(label)) for label in labels):
                 self.problem(when, "labels", f"there is no label {pattern!r}; labels has {', '.join(map(str, labels)) or 'none'}")
+        kinds = self.names(when, "kinds")
+        for pattern in kinds:
+            if not any(matches((pattern,), kind) for kind in KINDS):
+                near = get_close_matches(pattern, KINDS, 3)
+                hint = f"is {' or '.join(map(repr, near))} meant?" if near else "they are like update, create_index or notify"
+                self.problem(when, "kinds", f"there is no kind of statement {pattern!r}; {hint}")
         return When(
-            self.names(when, "kinds"), self.flag(when, "without_where", None), self.names(when, "functions"),
+            kinds, self.flag(when, "without_where", None), self.names(when, "functions"),
             frozenset(self.names(when, "effects", (), EFFECTS)), wanted,
             tuple(self.window(item, parent, key) for item, parent, key in self.several(when, "times")),
             tuple(bound for item, parent, key in self.several(when, "parameters") for bound in self.bounds(item, parent, key)),

@@ -382,8 +382,8 @@ class SessionJudge:
         touched = tuple(dict.fromkeys(touch for _, every in found for touch in every))
         # One text may SET and then use the names it changed. Masks are planned by what held before it: with them that is refused.
         if len(facts) > 1 and self._masking and self._shifts(facts):
-            message = "SET search_path and statements that depend on it must be sent one after the other"
-            ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send SET in a message of its own.")
+            message = "a SET search_path or a temporary table and statements that come after it can't be sent as one text"
+            ruling = Ruling(Effect.DENY, "built-in", (message,), message, "Send each statement in a message of its own.")
         if ruling.effect is not Effect.DENY and (why := mixed(facts, [each.obligations for each, _ in found])):
             ruling = Ruling(Effect.DENY, ruling.rule, (why,), why, "Send BEGIN, COMMIT and the like in messages of their own.")
         if self.explains is not None:

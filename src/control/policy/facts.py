@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from control.policy.narrowing import Condition
 
-__all__ = ["Access", "Facts", "Name", "Names", "Node", "Refusal", "Setting", "Unreadable", "explicit_kinds"]
+__all__ = ["TOLD_KINDS", "Access", "Facts", "Name", "Names", "Node", "Refusal", "Setting", "Unreadable", "explicit_kinds"]
 
 Node = dict[str, Any]
 
@@ -151,6 +151,10 @@ _ORDINARY_DDL = frozenset(
         "vacuum", "analyze", "reindex", "cluster", "select_into", "alter_statistics",
     }
 )  # fmt: skip
+
+
+# those of them that the statement's node in the grammar does not name
+TOLD_KINDS = _TRANSACTION | _TWO_PHASE | _SESSION | _DML | _LOOKED_THROUGH | _ORDINARY_DDL | {"set_transaction", "revoke"}
 
 
 def explicit_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from control.policy.builtins import is_closed
 from control.policy.facts import Access, Facts, Name, Names, Node, Refusal, Setting, Unreadable
 from control.policy.narrowing import Condition, narrows
 
-__all__ = ["read_facts", "read_tree", "string_list"]
+__all__ = ["DEFINED_KINDS", "defined", "object_kind", "read_facts", "read_tree", "string_list"]
 
 _QUERIES = frozenset({"select", "insert", "update", "delete", "merge"})
 _HOLD = 0x20  # CURSOR_OPT_HOLD
@@ -42,6 +42,9 @@ _TRANSACTIONS = {
     "TRANS_STMT_ROLLBACK_PREPARED": "rollback_prepared", "TRANS_STMT_SAVEPOINT": "savepoint",
     "TRANS_STMT_RELEASE": "release", "TRANS_STMT_ROLLBACK_TO": "rollback_to",
 }  # fmt: skip
+
+
+DEFINED_KINDS = frozenset({*_NODE_KINDS.values(), *_TRANSACTIONS.values()})
 
 
 def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
@@ -68,6 +71,7 @@ def read_facts(text: bytes, names: Names | None) -> tuple[Facts, ...]:
             facts = _statement(item["stmt"], text[start:end], known)
         except RecursionError:
             raise Unreadable("54001", "the statement is nested too deeply to be judged") from None
+        facts = facts if names is None else _configuring(facts)
         for change in facts.names:
             known.change(change)
         found.append(facts)
@@ -149,6 +153,8 @@ class _Walk:
             elif key == "FuncCall" and isinstance(value, dict):
                 self._function(value)
                 self.walk(value, ctes, verb)
+            elif key == "TableLikeClause":
+                self.walk(value, ctes)  # what it is like is only looked at
             else:
                 self.walk(value, ctes, verb)
 
@@ -254,11 +260,23 @@ def _within(outer: str, inner: tuple[Facts, ...], **more: Any) -> Facts:
 
 def _explain(node: Node, text: bytes, names: Names) -> Facts:
     inner = _statement(node["query"], text, names)
-    options = {option["DefElem"]["defname"].lower() for option in node.get("options", ())}
+    options = {name for name, on in _switches(node).items() if on}
     if "analyze" not in options:
         reads = dict.fromkeys(replace(access, verb="select", wide=False) for access in inner.accesses)
         inner = replace(inner, kinds=("select",), accesses=tuple(reads))
     return replace(_within("explain", (inner,)), rows=True, unknown_name=inner.unknown_name)
+
+
+def _switches(node: Node) -> dict[str, bool]:
+    """The options of an EXPLAIN, and whether they are on: the last of a name counts, and what is not plainly off is on."""
+    switches: dict[str, bool] = {}
+    for option in node.get("options", ()):
+        given = option["DefElem"].get("arg", {})
+        off = (
+            given.get("Integer") == {} or given.get("Boolean") == {} or given.get("String", {}).get("sval", "").lower() in ("false", "off")
+        )
+        switches[option["DefElem"]["defname"].lower()] = not off
+    return switches
 
 
 def _prepare(node: Node, text: bytes, names: Names) -> Facts:
@@ -383,6 +401,45 @@ def _setting_refusal(name: str, values: tuple[str, ...] | None, how: str) -> Ref
     return None
 
 
+def _configuring(facts: Facts) -> Facts:
+    """A plain SELECT of ``pg_catalog.set_config`` with constants is the SET that it stands for: PostgreSQL's own tools send it so.
+
+    For texts of a session alone, where what they set is followed.
+    """
+    select = facts.tree.get("SelectStmt", {}) if facts.tree is not None and facts.kind == "select" else {}
+    if "set_config" not in facts.functions or "targetList" not in select or not select.keys() <= {"targetList", "limitOption", "op"}:
+        return facts
+    settings = [_configured(target["ResTarget"]["val"]) for target in select["targetList"]]
+    told = tuple(setting for setting in settings if setting is not None)
+    if len(told) < len(settings):
+        return facts
+    refusals = tuple(refusal for each in told if (refusal := _setting_refusal(each.name, each.values, "VAR_SET_VALUE")) is not None)
+    return replace(facts, settings=told, refusals=refusals)
+
+
+def _configured(node: Node) -> Setting | None:
+    """What one call of set_config sets; None: it is another call, or what it sets is not plain to see."""
+    call = node.get("FuncCall", {})
+    arguments = [argument.get("A_Const", {}) for argument in call.get("args", ())]
+    called = string_list(call.get("funcname", []))
+    if called[-1:] != ["set_config"] or called[:-1] not in ([], ["pg_catalog"]) or len(arguments) != 3:
+        return None
+    name, value, local = arguments
+    if "sval" not in name or "sval" not in value or "boolval" not in local:
+        return None
+    setting, text = name["sval"].get("sval", "").lower(), value["sval"].get("sval", "")
+    if setting != "search_path":
+        return Setting(setting, (text,), bool(local["boolval"].get("boolval")))
+    if len(called) == 1 or not _PATH.fullmatch(text):
+        return None  # by another path another function may go by this name
+    schemas = tuple(quoted or plain.lower() for quoted, plain in _SCHEMA.findall(text))
+    return Setting(setting, schemas, bool(local["boolval"].get("boolval")))
+
+
+_SCHEMA = re.compile(r'"([^"\x80-\uffff]{1,63})"|([A-Za-z_][A-Za-z0-9_$]{0,62})')
+_PATH = re.compile(rf"\s*(?:(?:{_SCHEMA.pattern})\s*(?:,\s*(?:{_SCHEMA.pattern})\s*)*)?", re.ASCII)
+
+
 def _constant(node: Node) -> str:
     constant = node.get("A_Const", node.get("TypeCast", {}).get("arg", {}).get("A_Const", {}))
     for key in ("sval", "fval", "bsval"):
@@ -400,12 +457,17 @@ def _transaction(node: Node, _: bytes, __: Names) -> Facts:
     return Facts((kind,), names=(Name(kind, node.get("savepoint_name", "")),) if kind in _KEEPERS else ())
 
 
+def defined(name: str) -> str:
+    """The kind of what a node of the grammar defines or changes."""
+    return _NODE_KINDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Stmt")).lower()
+
+
 def _definition(name: str, node: Node) -> Facts:
     """Everything else: its tables are touched as ddl, contained queries as what they are."""
-    kind = _NODE_KINDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removesuffix("Stmt")).lower()
+    kind = defined(name)
     walk = _Walk()
     if name == "DropStmt":
-        kind = "drop_" + _object(node["removeType"])
+        kind = "drop_" + object_kind(node["removeType"])
         for schema, relation in _dropped(node):
             walk.touch({"schemaname": schema, "relname": relation}, "ddl")
     elif name in ("CommentStmt", "SecLabelStmt"):
@@ -419,7 +481,7 @@ def _definition(name: str, node: Node) -> Facts:
     elif name == "GrantStmt":
         kind = "grant" if node.get("is_grant") else "revoke"
     elif name == "DefineStmt":
-        kind = "create_" + _object(node["kind"])
+        kind = "create_" + object_kind(node["kind"])
     if name == "TruncateStmt":
         walk.walk(node, verb="truncate")
     elif name == "LockStmt":
@@ -441,7 +503,8 @@ _RELATIONS = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT
 _NOT_RELATIONS = frozenset({"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_AGGREGATE", "OBJECT_OPERATOR", "OBJECT_TYPE", "OBJECT_DOMAIN"})
 
 
-def _object(name: str) -> str:
+def object_kind(name: str) -> str:
+    """The word for an ObjectType in the names of kinds."""
     return name.removeprefix("OBJECT_").lower().replace("matview", "materialized_view")
 
 

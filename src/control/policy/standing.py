@@ -12,7 +12,7 @@ from typing import Any
 from control.policy.facts import Facts
 from pgwire.ports import Obligations
 
-__all__ = ["loosened", "pinned"]
+__all__ = ["configured", "loosened", "pinned"]
 
 _UNITS = {"": 1.0, "us": 0.001, "ms": 1.0, "s": 1000.0, "min": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 _TIME = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*")
@@ -31,7 +31,7 @@ def pinned(standing: Obligations) -> Mapping[str, str]:
 def loosened(standing: Obligations, facts: Facts) -> str:
     """What a statement would loosen, for people; empty: nothing."""
     changes = [(setting.name.lower(), setting.values) for setting in facts.settings if setting.values is not None]
-    for name, values in (*changes, *_configured(facts.tree)):
+    for name, values in (*changes, *configured(facts.tree)):
         if name == "lock_timeout" and standing.lock_timeout is not None:
             told = _milliseconds(values)
             if told is None or not 0 < told <= standing.lock_timeout * 1000:
@@ -42,18 +42,18 @@ def loosened(standing: Obligations, facts: Facts) -> str:
     return ""
 
 
-def _configured(node: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+def configured(node: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The settings that calls of set_config change; a value that is no constant is the empty text, which is none."""
     if isinstance(node, list):
         for item in node:
-            yield from _configured(item)
+            yield from configured(item)
     elif isinstance(node, dict):
         call = node.get("FuncCall")
         if call is not None and call["funcname"][-1].get("String", {}).get("sval") == "set_config":
             name, value, *_ = (*(_text(argument) for argument in call.get("args", ())), "", "")
             yield name.lower(), (value,)
         for item in node.values():
-            yield from _configured(item)
+            yield from configured(item)
 
 
 def _text(node: Any) -> str:

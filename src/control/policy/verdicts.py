@@ -51,6 +51,7 @@ def verdict_of(
     reasons = tuple(dict.fromkeys(reason for each, _ in found for reason in each.reasons)) or ruling.reasons
     tables = sorted({touch.table for touch in touched})
     changes = any(each.settings or each.names or {"ddl", "transaction"} & each.verbs or each.kind in ("do", "call") for each in facts)
+    changes = changes or any("set_config" in each.functions for each in facts)
     changes = changes or any(each.unknown or "ddl" in {touch.verb for touch in each.touches} for each in effects)
     plain = not changes and all(each.kind in ("select", "insert", "update", "delete", "empty") for each in facts)
     names = tuple(

@@ -64,9 +64,11 @@ def check(file: Annotated[Path, typer.Argument(help="the policy file")]) -> None
     """Read a policy here, without a gateway: its version, or everything that is wrong with it (exit code 1)."""
     from control.policy.offline import check as read
 
-    text = file.read_text(encoding="utf-8")
     try:
-        version = read(text, str(file))
+        version = read(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"{file}: can't be read: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except ValueError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
