@@ -29,7 +29,7 @@ rules:
     who: {groups: [administrators]}
     tables: ["*"]
     when:
-      kinds: ["alter_*", "c*_*", "call", "checkpoint", "create*", "define*", "do", "drop*", "grant*", "import_*", "load",
+      kinds: ["alter_*", "c*_*", "call", "checkpoint", "create*", "do", "drop*", "grant*", "import_*", "load",
               "p*_*", "r*_*", "re*", "s*_*"]
     effect: allow
   - name: every-function

@@ -347,7 +347,8 @@ def test_approved_while_it_runs(desk: Desk) -> None:
         assert refusal(desk, held.name)[1] == "WRONG_STATE"
         desk.approve(held.name)
         assert running.result(30) == 6
-        assert dry.result(30).affected_rows == 6
+        told = dry.result(30)
+        assert told.affected_rows == 6 or told.sqlstate == "55P03"  # whoever comes first to the rows has them
         assert owner.execute("SELECT count(*) FROM tried WHERE note NOT LIKE 'note%'").fetchone() == (6,)
 
 
