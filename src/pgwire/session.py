@@ -478,7 +478,3 @@ async def _judge_parameters(policy: SessionPolicy, parameters: dict[str, str]) -
             verdict = await policy.judge(Statement(text, "simple"))
             if verdict.effect is not Effect.ALLOW:
                 raise GatewayError("0A000", f"the startup parameter {name} is not allowed: {verdict.message or 'it would be held'}")
-
-
-def _plaintext(parts: Parts, peer: Peer) -> bool:
-    return parts.plaintext_on_loopback and peer.address in ("127.0.0.1", "::1")

@@ -48,10 +48,6 @@ class Store:
         """
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, work))
 
-    def run_blocking(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """As ``run``, for code that isn't async. Blocks the calling thread for the time of a disk flush."""
-        return self._thread.submit(self._transaction, work).result()
-
     async def close(self) -> None:
         """Wait for what is under way, then close the file. May be called more than once."""
         if not self._closed:
